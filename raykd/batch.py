@@ -1,0 +1,66 @@
+"""What an objective may look at: tensors of one batch, never a network.
+
+Shapes: T teachers, B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raykd.signals import LOGITS, Observable
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the training of a stage is. Epochs and steps count from 0; `steps` are those of one epoch."""
+
+    epoch: int
+    epochs: int
+    step: int = 0
+    steps: int = 1
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs behind us, fractions included."""
+        return self.epoch + self.step / self.steps
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training behind us, in [0, 1)."""
+        return self.epochs_done / self.epochs
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The other half of mixed rows: `share_B` of a row's label is its own, `1 - share_B` belongs to `labels_B`."""
+
+    labels_B: Tensor
+    share_B: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of a stage: the student's signals carry gradients, the teachers' never do."""
+
+    ids_B: Tensor
+    labels_B: Tensor
+    student: Mapping[Observable, Tensor]
+    teachers: Mapping[str, Mapping[Observable, Tensor]]
+    progress: Progress
+    mix: Mix | None = None
+
+    def true_class_probability_TB(self, names: Sequence[str]) -> Tensor:
+        """Probability that each named teacher gives to the label. [T, B], in [0, 1]."""
+        return torch.stack([_probability_B(self.teachers[name][LOGITS], self.labels_B) for name in names])
+
+    def student_true_class_probability_B(self) -> Tensor:
+        """The same for the student. [B], detached: it decides, it is not taught."""
+        return _probability_B(self.student[LOGITS].detach(), self.labels_B)
+
+
+def _probability_B(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    return logits_BC.float().softmax(-1).gather(-1, labels_B[:, None]).squeeze(-1)

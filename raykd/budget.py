@@ -1,0 +1,135 @@
+"""What training may spend, and how: epochs, batches, optimiser, learning rate over time. All of it is identity.
+
+The learning rate is a pure function of how much training is done: `lr * schedule(epochs_done, epochs)`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn, optim
+
+
+def _positive(spec: object, name: str) -> None:
+    value = getattr(spec, name)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}={value} of {type(spec).__name__}: a number above 0 would be right")
+
+
+class Optimiser(ABC):
+    """A spec that builds a torch optimiser; `lr` is the peak learning rate."""
+
+    lr: float
+
+    @abstractmethod
+    def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+        """The optimiser over these parameters."""
+
+
+@dataclass(frozen=True)
+class SGD(Optimiser):
+    """Stochastic gradient descent with momentum."""
+
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(self, "lr")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+        """torch's SGD."""
+        return optim.SGD(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+        )
+
+
+@dataclass(frozen=True)
+class AdamW(Optimiser):
+    """Adam with decoupled weight decay."""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        _positive(self, "lr")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+        """torch's AdamW."""
+        return optim.AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+
+
+class Schedule(ABC):
+    """A spec of the learning rate's factor over time."""
+
+    warmup: float
+    """Epochs of linear rise from 0 to the peak."""
+
+    @abstractmethod
+    def after_warmup(self, epochs_done: float, epochs: int) -> float:
+        """The factor when the warm-up is over, in [0, 1]."""
+
+    def __call__(self, epochs_done: float, epochs: int) -> float:
+        """Factor of the peak learning rate when `epochs_done` of `epochs` are behind."""
+        if epochs_done < self.warmup:
+            return epochs_done / self.warmup
+        return self.after_warmup(epochs_done, epochs)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from the peak to `floor` of it."""
+
+    warmup: float = 0.0
+    floor: float = 0.0
+
+    def after_warmup(self, epochs_done: float, epochs: int) -> float:
+        """1 at the end of the warm-up, `floor` at the end."""
+        fraction = (epochs_done - self.warmup) / max(epochs - self.warmup, 1e-12)
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
+
+
+@dataclass(frozen=True)
+class Steps(Schedule):
+    """Multiplied by `factor` at each milestone (in epochs)."""
+
+    milestones: tuple[float, ...]
+    factor: float = 0.1
+    warmup: float = 0.0
+
+    def after_warmup(self, epochs_done: float, epochs: int) -> float:
+        """`factor` to the number of milestones behind."""
+        return self.factor ** sum(epochs_done >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One training: `epochs` times over the rows, `batch_size` rows a step over all workers together."""
+
+    epochs: int = 30
+    batch_size: int = 64
+    optimiser: Optimiser = SGD()
+    schedule: Schedule = Cosine()
+    clip: float | None = None
+    """Largest norm of the gradient; None: not clipped."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and kept; None: no average."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "epochs")
+        _positive(self, "batch_size")
+        if self.clip is not None:
+            _positive(self, "clip")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema={self.ema} of Budget: a decay between 0 and 1, such as 0.999, would be right")
+        if self.schedule.warmup > self.epochs:
+            raise ValueError(f"warmup={self.schedule.warmup} of the schedule is longer than the {self.epochs} epochs")
+
+    def lr(self, epochs_done: float) -> float:
+        """Learning rate when `epochs_done` are behind."""
+        return self.optimiser.lr * self.schedule(epochs_done, self.epochs)

@@ -1,0 +1,49 @@
+"""The bibliography of exactly what a stage uses: the `Source:` lines of the pieces in its graph.
+
+A class says its sources in its docstring; where it says none, its module speaks for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Mapping
+
+from raykd.stage import Stage
+
+SOURCE = re.compile(r"Source: *((?:.+\n?)(?:[ \t]+(?!Source:)\S.*\n?)*)")
+
+
+def bibliography(stage: Stage) -> dict[str, list[str]]:
+    """Source -> the pieces of the stage's graph that follow it."""
+    found: dict[str, list[str]] = {}
+    for piece in pieces(stage):
+        name = type(piece).__name__
+        for source in sources(type(piece)):
+            if name not in found.setdefault(source, []):
+                found[source].append(name)
+    return found
+
+
+def pieces(spec: object) -> Iterator[object]:
+    """Every dataclass inside a spec, itself included."""
+    if isinstance(spec, Mapping):
+        for value in spec.values():
+            yield from pieces(value)
+    elif isinstance(spec, tuple | list):
+        for value in spec:
+            yield from pieces(value)
+    elif dataclasses.is_dataclass(spec):
+        yield spec
+        for field in dataclasses.fields(spec):
+            yield from pieces(getattr(spec, field.name))
+
+
+def sources(kind: type) -> list[str]:
+    """The sources that a class names, each on one line."""
+    own = SOURCE.findall(inspect.cleandoc(kind.__dict__.get("__doc__") or ""))
+    module = sys.modules.get(kind.__module__)
+    found = own or SOURCE.findall(inspect.cleandoc((module and module.__doc__) or ""))
+    return [" ".join(source.split()) for source in found]

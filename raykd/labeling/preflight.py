@@ -1,0 +1,120 @@
+"""Preflight: is this teacher any good on these rows? Asked before long work, and again of what the cache then holds.
+
+A teacher is tried on a fixed random sample of labelled rows, as the view shows them. Wrong weights, wrong preprocessing and
+all-zero outputs leave it no better than chance; misaligned rows show afterwards, when the cached answers on the same rows
+no longer match the labels as often.
+
+Shapes: B rows tried, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd import rng
+from raykd.data import View
+from raykd.labeling.predictor import Predictor
+from raykd.models.weights import metadata
+from raykd.signals import LOGITS
+from raykd.stage import Pretrained
+from raykd.storage import Storage, read_json, write_json
+
+ROWS = 512
+STANDARD_ERRORS = 5.0
+"""How far above chance an accuracy must be: by luck, one teacher in three million gets there."""
+LOST = 0.1
+"""How much lower than the accuracy noted in its own weights file a teacher may do here."""
+DRIFT = 0.02
+"""How much the accuracy may differ between the preflight and the cache: float16 and batched kernels flip near ties."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a teacher did on `rows` labelled rows. `chance` is the share of their commonest label."""
+
+    rows: int
+    accuracy: float
+    chance: float
+    expected: float | None
+    """Validation accuracy noted in the weights file by the training that wrote it."""
+
+    @property
+    def threshold(self) -> float:
+        """The accuracy that counts as clearly better than chance."""
+        return self.chance + STANDARD_ERRORS * math.sqrt(self.chance * (1 - self.chance) / self.rows)
+
+    def check(self, teacher: str) -> None:
+        """Raise `ValueError` if the teacher must not teach."""
+        advice = "check weights, classes and preprocessing, or pass --any-teacher"
+        if not self.accuracy > self.threshold:
+            raise ValueError(
+                f"the teacher {teacher} gets {self.accuracy:.1%} of {self.rows} labelled rows right, not clearly better"
+                f" than chance (more than {self.threshold:.1%} would be): {advice}"
+            )
+        if self.expected is not None and self.accuracy < self.expected - LOST:
+            raise ValueError(
+                f"the teacher {teacher} gets {self.accuracy:.1%} of {self.rows} labelled rows right, and its file says"
+                f" {self.expected:.1%} on validation: {advice}"
+            )
+
+
+def tried(view: View) -> NDArray[np.int64]:
+    """The positions of the training rows that every teacher under this view is tried on. [B]"""
+    size = len(view.dataset.split("train"))
+    return rng.permutation(size, 512, view.seed)[:ROWS]
+
+
+def preflight(teacher: Pretrained, view: View, storage: Storage, device: torch.device) -> Preflight:
+    """Try the teacher on `tried(view)`, first replica; a result that the storage has is not computed again."""
+    path = storage.preflight(teacher.digest, view)
+    if (known := read_json(path)) is not None:
+        return Preflight(**known)
+    positions_B = tried(view)
+    sample = view.batch(positions_B, np.zeros_like(positions_B))
+    predictor = Predictor(
+        teacher.architecture, teacher.weights, (LOGITS,), device=device, precision=storage.precision
+    )
+    logits_BC = predictor(sample.inputs_B)[LOGITS]
+    labels_B = sample.labels_B.numpy()
+    noted = metadata(teacher.weights).get("val_top1")
+    found = Preflight(
+        rows=len(labels_B),
+        accuracy=_accuracy(logits_BC, labels_B),
+        chance=float(np.bincount(labels_B).max() / len(labels_B)),
+        expected=None if noted is None or view.ops else float(noted),
+    )
+    write_json(path, vars(found))
+    return found
+
+
+def confirm(teacher: Pretrained, name: str, view: View, storage: Storage) -> None:
+    """Check that the cached logits answer the tried rows as the preflight did. The entry must be complete.
+
+    Raises `ValueError` if they do not: the rows and the teacher's outputs are out of step.
+    """
+    known = read_json(storage.preflight(teacher.digest, view))
+    if known is None:
+        return
+    positions_B = tried(view)
+    reader = storage.entry(name, teacher.architecture, teacher.digest, view, LOGITS).open(1)
+    logits_BC = reader.gather(np.zeros_like(positions_B), positions_B).numpy()
+    labels_B = view.batch(positions_B, np.zeros_like(positions_B)).labels_B.numpy()
+    accuracy = _accuracy(logits_BC, labels_B)
+    if abs(accuracy - known["accuracy"]) > DRIFT:
+        raise ValueError(
+            f"the cached logits of the teacher {name} get {accuracy:.1%} of {len(labels_B)} rows right, where the teacher"
+            f" itself got {known['accuracy']:.1%}: rows and outputs are out of step; remove {reader.entry}"
+        )
+
+
+def _accuracy(logits_BC: NDArray[np.float32], labels_B: NDArray[np.int64]) -> float:
+    """Share of rows whose largest logit is the label's. A row without finite logits, or with equal ones, is wrong."""
+    decided_B = np.isfinite(logits_BC).all(1) & (np.ptp(logits_BC, axis=1) > 0)
+    return float(np.mean((logits_BC.argmax(1) == labels_B) & decided_B))
+
+

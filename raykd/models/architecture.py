@@ -1,0 +1,149 @@
+"""An architecture: which network, as a spec. It is built anywhere, and asked about its taps and shapes without any weights.
+
+    ResNet(20, classes=100) ── build() ─────► Network          random weights from torch's current generator: callers seed
+                            └─ blueprint() ─► Network          on the meta device, cached: names and shapes, no numbers
+
+Shapes: C channels, H height, W width, D width of a vector.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from threading import RLock
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from raykd.models.network import Network
+from raykd.models.preprocess import Preprocess
+
+REHEARSING = RLock()  # blueprints are shared, and hooks of one thread would see the passes of another
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(ABC):
+    """A network as a value: equal specs build equal networks from equal generators.
+
+    A family gives `body`, `stages` and `__str__`. Raises `ValueError` for fewer than one class and for shapes that its
+    preprocessing cannot read.
+    """
+
+    classes: int = 10
+    """How many logits."""
+    shape: tuple[int, ...] = (3, 32, 32)
+    """Of one raw input: (C, H, W), or (D,) for vectors."""
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    """What happens to raw inputs before the body. As many channels as `mean` has enter the body, or else those of `shape`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if self.classes < 1:
+            raise ValueError(f"{type(self).__name__} classes={self.classes}: at least 1")
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"{type(self).__name__} shape={self.shape}: (C, H, W) or (D,), each at least 1")
+        _ = self.input_shape
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+    @abstractmethod
+    def body(self) -> nn.Module:
+        """What turns [B, *input_shape] into logits [B, classes], randomly initialised under torch's current generator."""
+
+    @abstractmethod
+    def stages(self) -> dict[str, str]:
+        """Name -> module path of the body, for the places that people name, from input to output."""
+
+    @property
+    def channels(self) -> int:
+        """How many channels the body reads."""
+        return len(self.preprocess.mean) or self.shape[0]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample as the body sees it, after preprocessing."""
+        return self.preprocess.shape_of(self.shape, self.channels)
+
+    @property
+    def classifier(self) -> str | None:
+        """The path of the linear layer whose output is the logits; None where there is no such layer."""
+        return _classifier(self)
+
+    def build(self) -> Network:
+        """The network, randomly initialised under torch's current generator, on torch's current device."""
+        return Network(self, self.body())
+
+    def blueprint(self) -> Network:
+        """The network on the meta device, shared and cached: to be read, never trained.
+
+        Only a user's body that cannot be built or run there has real weights; torch's generator is left as it was.
+        """
+        with REHEARSING:
+            return _blueprint(self)
+
+    def taps(self) -> tuple[str, ...]:
+        """The taps that people use, from input to output; always with "logits"."""
+        return (*self.stages(), *(() if self.classifier is None else ("pooled",)), "logits")
+
+    def tap_shape(self, tap: str) -> tuple[int, ...]:
+        """The shape of a tap for one sample, without computing anything.
+
+        Raises `ValueError` for a tap that is unknown, never runs, or is no tensor.
+        """
+        return _tap_shape(self, tap)
+
+    def check_tap(self, tap: str) -> None:
+        """Raises `ValueError` unless `tap` can be observed in this network; needs no weights."""
+        self.tap_shape(tap)
+
+    def rehearse(self, batch: int, taps: Sequence[str] = ("logits",)) -> dict[str, Tensor]:
+        """The blueprint's taps for `batch` inputs of zeros; one thread at a time."""
+        network = self.blueprint()
+        device = next((weight.device for weight in network.parameters()), None)
+        with REHEARSING, torch.no_grad():
+            return network(torch.zeros(batch, *self.shape, device=device), taps)  # type: ignore[no-any-return]
+
+    def _check_images(self) -> None:
+        if len(self.shape) != 3:
+            raise ValueError(f"{type(self).__name__} shape={self.shape}: it reads images (C, H, W)")
+
+
+@lru_cache(maxsize=128)
+def _blueprint(architecture: Architecture) -> Network:
+    with suppress(Exception):  # a user's body may need numbers; a true fault shows again with them
+        return _built(architecture, torch.device("meta"))
+    with torch.random.fork_rng(devices=[]):
+        return _built(architecture, torch.device("cpu"))
+
+
+def _built(architecture: Architecture, device: torch.device) -> Network:
+    with device:
+        network = architecture.build().eval()
+    with torch.no_grad():
+        network(torch.zeros(2, *architecture.shape, device=device))
+    return network
+
+
+@lru_cache(maxsize=4096)
+def _tap_shape(architecture: Architecture, tap: str) -> tuple[int, ...]:
+    return tuple(architecture.rehearse(2, (tap,))[tap].shape[1:])
+
+
+@lru_cache(maxsize=1024)
+def _classifier(architecture: Architecture) -> str | None:
+    outputs: dict[str, object] = {}
+
+    def watch(path: str, layer: nn.Linear) -> RemovableHandle:
+        return layer.register_forward_hook(lambda _, __, output: outputs.update({path: output}))
+
+    with REHEARSING, ExitStack() as hooks:
+        for path, module in architecture.blueprint().body.named_modules():
+            if isinstance(module, nn.Linear):
+                hooks.enter_context(watch(path, module))
+        logits_BC = architecture.rehearse(2)["logits"]
+    return next((path for path, output in outputs.items() if output is logits_BC), None)

@@ -1,0 +1,226 @@
+"""The one formula. A term gives one number per row, a weighted sum of terms is an objective.
+
+    L = mean_b  sum_t  w[t,b] * D(student_b, teacher_tb; tau[t,b])          D is never reduced over the batch
+
+A method is a choice of divergence D, weighting w and temperature tau, or a term of its own. All of them are specs: frozen
+dataclasses that say what they need and build what they compute. Stateless ones are their own computation; learned ones
+build an `nn.Module`, whose parameters train with the student's.
+
+Shapes: T teachers, B batch, C classes, K terms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from raykd.batch import Batch
+from raykd.identity import fingerprint
+from raykd.signals import LOGITS, Observable
+
+STUDENT = "student"
+Needs = Mapping[str, frozenset[Observable]]  # network name -> the signals that must be observed in it
+Compute = Callable[..., Tensor]
+
+
+def union(needs: Iterable[Needs]) -> Needs:
+    """All signals that some of `needs` names, by network."""
+    found: dict[str, frozenset[Observable]] = {}
+    for each in needs:
+        for network, signals in each.items():
+            found[network] = found.get(network, frozenset()) | signals
+    return found
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a piece may know when it is built: shapes, never data. Equal pieces for equal teachers are one module."""
+
+    shapes: Mapping[str, Mapping[Observable, tuple[int, ...]]]
+    """Network name -> signal -> shape of one row."""
+    teachers: tuple[str, ...]
+    classes: int
+    rows: int
+    """Training rows of the dataset, for memories with a place for each."""
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+
+    def build(self, piece: Spec, teachers: tuple[str, ...]) -> Compute:
+        """`piece`, as it applies to these teachers, as a computation."""
+        name = fingerprint([piece, teachers])
+        if name not in self.modules:
+            built = piece.build(replace(self, teachers=teachers))
+            if not isinstance(built, nn.Module):
+                return built
+            self.modules[name] = built
+        return self.modules[name]
+
+
+class Spec:
+    """A piece of an objective: a frozen dataclass with an identity. Raise `version` when its formula changes."""
+
+    version: ClassVar[int] = 1
+
+    def needs(self, teachers: Sequence[str]) -> Needs:
+        """The signals it reads, when it is applied to these teachers."""
+        return {}
+
+    def build(self, context: Context) -> Compute:
+        """What computes it: itself when it has no parameters."""
+        assert callable(self), f"{type(self).__name__} has neither __call__ nor a build of its own"
+        return self
+
+
+class Divergence(Spec):
+    """How far the student is from one teacher, built to `(student, teacher, labels_B, tau_B) -> [B]`, in float32.
+
+    Non-negative, and zero when they agree.
+    """
+
+    relational: ClassVar[bool] = False
+    """Whether a row's value depends on the other rows of the batch."""
+
+    @property
+    def student(self) -> Observable:
+        """What it reads in the student."""
+        return LOGITS
+
+    @property
+    def teacher(self) -> Observable:
+        """What it reads in the teacher."""
+        return LOGITS
+
+    def needs(self, teachers: Sequence[str]) -> Needs:
+        """Its two signals."""
+        return {STUDENT: frozenset({self.student}), **{name: frozenset({self.teacher}) for name in teachers}}
+
+
+class Weighting(Spec):
+    """How much each teacher counts for each row, built to `(batch, names) -> [T, B]` or what broadcasts to it.
+
+    Non-negative, in the order of `names`.
+    """
+
+
+class Temperature(Spec):
+    """The temperature of each teacher for each row, built to `(batch, names) -> [T, B]` or what broadcasts to it.
+
+    Positive, in the order of `names`.
+    """
+
+
+class SampleWeight(Spec):
+    """A term's weight that depends on the row, built to `(batch) -> [B]`, detached. `Certainty() * CrossEntropy()`."""
+
+    def __mul__(self, term: Term) -> Objective:
+        return Objective((Weighted(self, term),))
+
+
+class Term(Spec):
+    """A summand of the loss, built to `(batch) -> [B]`: one float32 number per row, not averaged.
+
+    `0.1 * CrossEntropy() + 0.9 * Distill(KL())` is an objective.
+    """
+
+    def __rmul__(self, weight: float) -> Objective:
+        return Objective((Weighted(weight, self),))
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return 1.0 * self + other
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A term and its weight: a number, or a number for each row."""
+
+    weight: float | SampleWeight
+    term: Term
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.term, Term):
+            raise ValueError(
+                f"an objective is a sum of terms, and {self.term!r} is not one: CrossEntropy(), Distill(...)"
+            )
+        if not isinstance(self.weight, SampleWeight) and not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(f"{self.term} has the weight {self.weight}: a finite number, 0 or more, would be right")
+
+    def needs(self, teachers: Sequence[str]) -> Needs:
+        """What the term reads, and its weight."""
+        pieces = (self.term, self.weight) if isinstance(self.weight, SampleWeight) else (self.term,)
+        return union(piece.needs(teachers) for piece in pieces)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.weight:g} * {self.term}" if isinstance(self.weight, float | int) else f"{self.weight} * {self.term}"
+        )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of terms. A term of weight 0 is not part of it: nothing is computed for it."""
+
+    terms: tuple[Weighted, ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError(
+                "an objective without terms: write CrossEntropy() or 0.1 * CrossEntropy() + 0.9 * Distill(KL())"
+            )
+        present = tuple(weighted for weighted in self.terms if weighted.weight != 0)
+        object.__setattr__(self, "terms", present or self.terms[:1])
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return Objective(self.terms + (other if isinstance(other, Objective) else 1.0 * other).terms)
+
+    def __rmul__(self, weight: float) -> Objective:
+        for weighted in self.terms:
+            if isinstance(weighted.weight, SampleWeight):
+                raise ValueError(
+                    f"{weight:g} * ({weighted}): the term is weighed per row already, so scale inside its weight"
+                )
+        return Objective(tuple(Weighted(weight * float(w.weight), w.term) for w in self.terms))  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return " + ".join(str(weighted) for weighted in self.terms)
+
+    def needs(self, teachers: Sequence[str]) -> Needs:
+        """The signals that some term reads, by network.
+
+        Raises `ValueError` when a term names a teacher that is not among `teachers`.
+        """
+        for weighted in self.terms:
+            for network in weighted.needs(teachers):
+                if network != STUDENT and network not in teachers:
+                    has = f"this stage has {', '.join(teachers)}" if teachers else "this stage has no teachers"
+                    raise ValueError(f"the term {weighted.term} names the teacher {network!r}: {has}")
+        return union(weighted.needs(teachers) for weighted in self.terms)
+
+    def build(self, context: Context) -> Criterion:
+        """The computation, with every learned part as a submodule."""
+        return Criterion(self, context)
+
+
+class Criterion(nn.Module):
+    """An objective, built: `criterion(batch) -> [K, B]`, the weighted terms before any mean."""
+
+    def __init__(self, objective: Objective, context: Context):
+        super().__init__()
+        self.names = _distinct([str(weighted.term) for weighted in objective.terms])
+        self._terms = [(_weight(w.weight, context), context.build(w.term, context.teachers)) for w in objective.terms]
+        self.learned = nn.ModuleDict(context.modules)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Each term times its weight, for each row. [K, B]"""
+        return torch.stack([(w(batch) if callable(w) else w) * term(batch) for w, term in self._terms])
+
+
+def _weight(weight: float | SampleWeight, context: Context) -> float | Compute:
+    return context.build(weight, context.teachers) if isinstance(weight, SampleWeight) else float(weight)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    return [name if names.count(name) == 1 else f"{name} #{i + 1}" for i, name in enumerate(names)]

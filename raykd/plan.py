@@ -1,0 +1,170 @@
+"""What a run would do, as a value: the graph in order, what exists, what a teacher must compute, what it costs.
+
+    online  E N (F_t + 3 F_s)        a teacher pass at every step of every epoch
+    cached  V F_t + E N 3 F_s        a teacher pass once per row and replica, V = N x replicas
+
+so labeling pays as soon as E N > V, over all epochs and trials together, and at best saves the factor 1 + F_t / (3 F_s).
+Planning loads data to name it and trains nothing.
+
+F_t, F_s: FLOPs of one forward pass of one row by the teachers and the student; a training step costs three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from raykd.identity import fingerprint
+from raykd.models import size
+from raykd.signals import Observable
+from raykd.stage import Pretrained, Stage
+from raykd.storage import Storage
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What the cache must hold of one teacher before its student can be trained."""
+
+    name: str
+    teacher: Stage | Pretrained
+    signals: tuple[Observable, ...]
+    rows: int
+    """Rows of the view: training rows times replicas."""
+    missing: int
+    """Rows that the teacher must still compute."""
+    bytes: int
+    """Size of the missing part in the cache."""
+
+    @property
+    def flops(self) -> int:
+        """FLOPs that the teacher will take."""
+        return self.missing * size(self.teacher.architecture).flops
+
+
+@dataclass(frozen=True)
+class Step:
+    """One network of the graph, after all that it needs."""
+
+    network: Stage | Pretrained
+    done: bool
+    fillings: tuple[Filling, ...] = ()
+
+    @cached_property
+    def flops(self) -> int:
+        """FLOPs of the training that is left to do; 0 when it is done."""
+        if self.done or isinstance(self.network, Pretrained):
+            return 0
+        return 3 * size(self.network.student).flops * _rows(self.network) * self.network.budget.epochs
+
+    @property
+    def break_even(self) -> int | None:
+        """Epochs, over all trials, from which on labeling costs less than asking the teachers at every step."""
+        return self.network.view.replicas if isinstance(self.network, Stage) and self.fillings else None
+
+    @property
+    def saving(self) -> float:
+        """How many times cheaper cached training can get than asking the teachers at every step: 1 + F_t / (3 F_s)."""
+        teachers = sum(size(filling.teacher.architecture).flops for filling in self.fillings)
+        return 1 + teachers / (3 * size(self.network.architecture).flops)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run, each after what it needs."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def to_train(self) -> list[Stage]:
+        """Stages that are not done."""
+        return [step.network for step in self.steps if isinstance(step.network, Stage) and not step.done]
+
+    def as_json(self) -> dict[str, Any]:
+        """For `raykd plan --json`."""
+        return {"steps": [_as_json(step) for step in self.steps], "teacher_rows": self.teacher_rows}
+
+    @property
+    def teacher_rows(self) -> dict[str, int]:
+        """Rows to compute, by teacher."""
+        found: dict[str, int] = {}
+        for filling in (filling for step in self.steps for filling in step.fillings):
+            found[filling.name] = found.get(filling.name, 0) + filling.missing
+        return found
+
+
+def plan(stages: Sequence[Stage], storage: Storage) -> Plan:
+    """The plan that yields these stages on this storage.
+
+    Raises `ValueError` for whatever is wrong with data or weights, before any work.
+    """
+    networks = {fingerprint(network): network for stage in stages for network in _parents_first(stage)}
+    for stage in networks.values():
+        if isinstance(stage, Stage):
+            stage.view.dataset.check()
+    return Plan(tuple(_step(network, storage) for network in networks.values()))
+
+
+def needed(stage: Stage) -> dict[str, Stage | Pretrained]:
+    """The teachers that some term of the stage reads."""
+    return {name: teacher for name, teacher in stage.teachers.items() if name in stage.needs}
+
+
+def _parents_first(network: Stage | Pretrained) -> Iterator[Stage | Pretrained]:
+    if isinstance(network, Stage):
+        for teacher in needed(network).values():
+            yield from _parents_first(teacher)
+        if network.init is not None:
+            yield from _parents_first(network.init)
+    yield network
+
+
+def _step(network: Stage | Pretrained, storage: Storage) -> Step:
+    if isinstance(network, Pretrained):
+        return Step(network, done=True)
+    done = storage.result(network) is not None
+    return Step(network, done, () if done else tuple(_fillings(network, storage)))
+
+
+def _fillings(stage: Stage, storage: Storage) -> Iterator[Filling]:
+    rows = _rows(stage) * stage.view.replicas
+    for name, teacher in needed(stage).items():
+        signals = tuple(sorted(stage.needs[name], key=str))
+        missing = rows
+        if storage.digest(teacher) is not None:
+            entries = storage.entries(name, teacher, stage.view, signals)
+            slots = {slot for entry in entries for slot in entry.absent(stage.view.replicas)}
+            missing = sum(len(entries[0].positions(slot)) for slot in slots)
+        width = sum(_width(signal, teacher) for signal in signals)
+        yield Filling(name, teacher, signals, rows, missing, bytes=2 * width * missing)
+
+
+def _rows(stage: Stage) -> int:
+    return len(stage.view.dataset.split("train"))
+
+
+def _width(signal: Observable, teacher: Stage | Pretrained) -> int:
+    values = 1
+    for side in signal.shape(teacher.architecture.tap_shape):
+        values *= side
+    return values
+
+
+def _as_json(step: Step) -> dict[str, Any]:
+    network = step.network
+    return {
+        "label": str(network),
+        "fingerprint": fingerprint(network),
+        "kind": type(network).__name__,
+        "network": str(network.architecture),
+        "parameters": size(network.architecture).parameters,
+        "done": step.done,
+        "teacher_rows": {filling.name: filling.missing for filling in step.fillings},
+        "bytes": sum(filling.bytes for filling in step.fillings),
+        "labeling_flops": sum(filling.flops for filling in step.fillings),
+        "training_flops": step.flops,
+        "break_even_epochs": step.break_even,
+    }
+
+

@@ -1,0 +1,144 @@
+"""What came out of a run: a table for people, an object for programs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from raykd.cache import Entry
+from raykd.identity import fingerprint
+from raykd.models import Architecture, size
+from raykd.plan import Plan, needed
+from raykd.runtime.runner import Trained
+from raykd.stage import Pretrained, Stage
+from raykd.storage import Storage
+from raykd.training.evaluate import evaluated
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the table. Accuracy and negative log-likelihood (nats) are those of the test split."""
+
+    role: str
+    network: Architecture
+    top1: float
+    nll: float
+    seconds: float | None
+    """Time of its training; None for a network that came trained."""
+
+
+def rows(stage: Stage, storage: Storage) -> Iterator[Row]:
+    """The teachers, the student alone if it was trained, the student."""
+    for name, teacher in needed(stage).items():
+        if (row := _row(name, teacher, stage, storage)) is not None:
+            yield row
+    others = [("student alone", stage.alone()), ("student distilled", stage)] if stage.teachers else [("student", stage)]
+    for role, other in others:
+        if (row := _row(role, other, stage, storage)) is not None:
+            yield row
+
+
+def table(stage: Stage, storage: Storage) -> Table:
+    """Top-1 and negative log-likelihood on the test split, size, and what compression costs."""
+    found = list(rows(stage, storage))
+    teacher = max((row for row in found if row.role in needed(stage)), key=lambda row: row.top1, default=None)
+    grid = Table(title=f"{stage} ({fingerprint(stage)[:8]}), test split of {stage.view.dataset}")
+    for column in ("", "network", "top-1", "NLL", "parameters", "compression", "retention", "seconds"):
+        grid.add_column(column, justify="left" if column in ("", "network") else "right")
+    for row in found:
+        parameters = size(row.network).parameters
+        smaller = f"{size(teacher.network).parameters / parameters:.1f}x" if teacher else "-"
+        retained = f"{row.top1 / teacher.top1:.1%}" if teacher and teacher.top1 else "-"
+        grid.add_row(
+            row.role,
+            str(row.network),
+            f"{row.top1:.2%}",
+            f"{row.nll:.4f}",
+            f"{parameters:,}",
+            smaller,
+            retained,
+            "-" if row.seconds is None else f"{row.seconds:.1f}",
+        )
+    return grid
+
+
+def as_json(trained: Trained) -> dict[str, Any]:
+    """The last line of `raykd run --json`."""
+    counts = trained.counts
+    return {
+        "stage": fingerprint(trained.stage),
+        "label": str(trained.stage),
+        "metrics": dict(trained.metrics),
+        "teacher_rows": {name: counts.teacher_rows[name] for name in trained.stage.teachers} | dict(counts.teacher_rows),
+        "preflight_rows": dict(counts.preflight_rows),
+        "cache_rows": counts.cache_rows,
+        "seconds": {phase: round(float(seconds), 3) for phase, seconds in counts.seconds.items()},
+        "network": trained.weights,
+    }
+
+
+def plan_table(plan: Plan) -> Table:
+    """What a run would do."""
+    grid = Table(title="plan")
+    columns = ("stage", "network", "state", "teacher rows to compute", "cache bytes", "labeling FLOPs", "training FLOPs")
+    for column in (*columns, "pays after"):
+        grid.add_column(column, justify="left" if column in ("stage", "network", "state") else "right")
+    for step in plan.steps:
+        pretrained = isinstance(step.network, Pretrained)
+        missing = [f"{filling.name} {filling.missing:,} of {filling.rows:,}" for filling in step.fillings]
+        grid.add_row(
+            str(step.network),
+            str(step.network.architecture),
+            "given" if pretrained else "done" if step.done else "to train",
+            "\n".join(missing) or "-",
+            f"{sum(filling.bytes for filling in step.fillings):,}",
+            f"{sum(filling.flops for filling in step.fillings):.2e}",
+            f"{step.flops:.2e}",
+            f"{step.break_even} epochs, up to {step.saving:.2f}x" if step.break_even else "-",
+        )
+    return grid
+
+
+def cache_table(entries: Sequence[Entry]) -> Table:
+    """The entries of a cache."""
+    grid = Table(title="cache")
+    columns = ("entry", "teacher", "dataset", "view", "signal", "rows", "replicas", "bytes", "last used")
+    for column in columns:
+        grid.add_column(column, justify="right" if column in ("rows", "replicas", "bytes") else "left")
+    for found in map(entry_json, entries):
+        words = [found["entry"][:8], *(found[name] for name in ("teacher", "dataset", "view", "signal"))]
+        used = "-" if not found["last_used"] else time.strftime("%Y-%m-%d %H:%M", time.localtime(found["last_used"]))
+        grid.add_row(*words, f"{found['rows']:,}", str(found["replicas"]), f"{found['bytes']:,}", used)
+    return grid
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """One line of `raykd cache ls --json`. `rows` are those of one replica, `replicas` the complete ones."""
+    holdings = entry.holdings()
+    about = {name: entry.about.get(name, "?") for name in ("teacher", "dataset", "view", "signal")}
+    return {
+        "entry": entry.key_digest,
+        **about,
+        "rows": entry.rows,
+        "replicas": len(holdings.complete),
+        "shards": sum(holdings.shards.values()),
+        "bytes": holdings.bytes,
+        "last_used": holdings.last_used,
+    }
+
+
+def _row(role: str, network: Stage | Pretrained, stage: Stage, storage: Storage) -> Row | None:
+    """None for what is not there yet."""
+    weights = storage.digest(network)
+    metrics: Mapping[str, float] | None = weights and evaluated(storage.evaluation(weights, stage.view))  # type: ignore[assignment]
+    if not metrics:
+        return None
+    result = storage.result(network) if isinstance(network, Stage) else None
+    seconds = None if result is None else float(result["seconds"])
+    return Row(role, network.architecture, metrics["test_top1"], metrics["test_nll"], seconds)
+
+

@@ -1,0 +1,43 @@
+"""Counter-based random numbers: each is a pure function of its coordinates, never of what was drawn before.
+
+    bits(seed, id, replica, ...) = splitmix64 folded over the coordinates
+
+So the crop of row 17 in replica 2 is the same in any batch, order, process and machine, and nothing about it is stored.
+Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014 (the mixing function of `SplitMix64`).
+
+Shapes: coordinates broadcast against each other; the result has the broadcast shape.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def bits(*coordinates: ArrayLike) -> NDArray[np.uint64]:
+    """64 random bits for each point of the broadcast integer coordinates."""
+    state = np.zeros((), np.uint64)
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is the point
+        for coordinate in coordinates:
+            state = _mix(_mix(state) ^ _mix(np.asarray(coordinate, np.int64).astype(np.uint64)))
+    return state
+
+
+def uniform(*coordinates: ArrayLike) -> NDArray[np.float64]:
+    """Floats in [0, 1) with 53 random bits, one for each point of the broadcast integer coordinates."""
+    values: NDArray[np.float64] = (bits(*coordinates) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return values
+
+
+def permutation(size: int, *coordinates: int) -> NDArray[np.int64]:
+    """An order of `range(size)` that is a function of the coordinates alone. [size]"""
+    return np.argsort(bits(*coordinates, np.arange(size)), kind="stable")
+
+
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = z + GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,95 @@
+"""Where labeling and training meet.
+
+    runner.py     Runner: walks the plan.   Local: one process, no Ray
+    cluster.py    Cluster: the same on Ray
+    progress.py   what a person sees of it
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from raykd.device import PRECISIONS, device
+from raykd.runtime.progress import Display
+from raykd.runtime.runner import Local, OnMissing, Runner, Trained
+from raykd.stage import Pretrained, Stage
+from raykd.storage import Storage
+from raykd.training.evaluate import evaluate
+
+__all__ = ["PRECISIONS", "Display", "Local", "Runner", "Trained", "evaluation", "make_runner", "run", "teacher_precision"]
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def run(
+    stage: Stage,
+    *,
+    storage: str | Path = "storage",
+    local: bool = False,
+    workers: int = 1,
+    precision: str = "auto",
+    on_missing: OnMissing = "compute",
+    any_teacher: bool = False,
+    quiet: bool = False,
+) -> Trained:
+    """Make a stage real and return its network and metrics; what exists on the storage is not done again.
+
+    On Ray, or with `local=True` in this process. Raises `ValueError` for a mistake, before any work.
+    """
+    runner = make_runner(
+        storage,
+        local=local,
+        workers=workers,
+        precision=precision,
+        on_missing=on_missing,
+        any_teacher=any_teacher,
+        display=Display(quiet),
+    )
+    return runner.run(stage)[0]
+
+
+def make_runner(storage: str | Path, *, local: bool, workers: int, precision: str, **settings: Any) -> Runner:
+    """A runner on a storage, with precisions settled for the hardware."""
+    place = Storage(Path(storage).absolute(), teacher_precision(precision))
+    student = "float32" if not _gpus() else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    settings["precision"] = student if precision == "auto" else precision
+    if local:
+        if workers != 1:
+            raise ValueError(f"workers={workers} with local: one process trains alone; leave one of them out")
+        return Local(place, **settings)
+    from raykd.runtime.cluster import Cluster  # here, because importing Ray takes a second that Local need not pay
+
+    return Cluster(place, workers=workers, **settings)
+
+
+def evaluation(stage: Stage, storage: str | Path, *, weights: str | None, precision: str) -> dict[str, float]:
+    """Metrics of a stage's student on its validation and test splits, with its own weights or those of a file.
+
+    Raises `ValueError` if the stage is not trained and no weights are given.
+    """
+    place = Storage(Path(storage).absolute(), teacher_precision(precision))
+    if weights is None and place.result(stage) is None:
+        raise ValueError(f"{stage} is not trained on this storage: run it first, or name a file with --weights")
+    path = weights or place.weights(stage)
+    digest = Pretrained(stage.student, path).digest
+    return evaluate(stage.student, path, stage.view, place.evaluation(digest, stage.view), place.precision, device())
+
+
+def teacher_precision(precision: str) -> str:
+    """What teachers compute in: float16 where there are GPUs, since their outputs are kept in float16 anyway."""
+    if precision != "auto":
+        return precision
+    return "float16" if _gpus() else "float32"
+
+
+def _gpus() -> bool:
+    """Whether this run has GPUs: of this machine, or of the cluster that it joins."""
+    if torch.cuda.is_available() or not os.environ.get("RAY_ADDRESS"):
+        return torch.cuda.is_available()
+    from raykd.runtime.cluster import cluster_has_gpus
+
+    return cluster_has_gpus()

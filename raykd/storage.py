@@ -1,0 +1,132 @@
+"""Where things lie on the storage: every name is the fingerprint of what it holds, so existing means done.
+
+    <root>/cache/v1/...                    the signal cache
+    <root>/stages/<fingerprint>/           stage.json  checkpoint.pt  best|last.safetensors  metrics.jsonl  result.json
+    <root>/evaluations/<key>.safetensors   what a network predicts on the validation and test splits
+    <root>/preflight/<key>.json            how well a teacher did on the rows that it was tried on
+    <root>/data/<digest>.safetensors       in-memory rows, laid down for workers on other machines
+
+`result.json` is written last: a stage without it is unfinished and continues from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raykd.cache import Entry, SignalCache
+from raykd.data import View
+from raykd.identity import canonical, digest, fingerprint
+from raykd.models import Architecture
+from raykd.signals import Observable
+from raykd.stage import Pretrained, Stage
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder that all workers see. `precision` is what teachers compute in, because their cached outputs depend on it."""
+
+    root: Path
+    precision: str = "float32"
+
+    def check(self) -> None:
+        """Raise `ValueError` if nothing can be written here."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as file:
+                file.write(b"raykd")
+        except OSError as error:
+            raise ValueError(f"storage {str(self.root)!r} is not writable ({error.strerror}): name a folder that is") from error
+
+    @property
+    def cache(self) -> SignalCache:
+        """The signal cache."""
+        return SignalCache(self.root / "cache")
+
+    def folder(self, stage: Stage) -> Path:
+        """Where a stage's training lies, existing or not."""
+        return self.root / "stages" / fingerprint(stage)
+
+    def result(self, stage: Stage) -> dict[str, Any] | None:
+        """What a finished stage left behind, or None."""
+        return read_json(self.folder(stage) / "result.json")
+
+    def weights(self, network: Stage | Pretrained) -> str:
+        """Path of the weights that `network` stands for: a stage's best on validation."""
+        return network.weights if isinstance(network, Pretrained) else str(self.folder(network) / "best.safetensors")
+
+    def digest(self, network: Stage | Pretrained) -> str | None:
+        """Digest of those weights; None for a stage that is not finished."""
+        if isinstance(network, Pretrained):
+            return network.digest
+        result = self.result(network)
+        return None if result is None else str(result["weights"])
+
+    def entries(self, name: str, teacher: Stage | Pretrained, view: View, signals: Iterable[Observable]) -> list[Entry]:
+        """The cache entries of a finished teacher, one for each signal. `name` is for people."""
+        weights = self.digest(teacher)
+        assert weights is not None, "a teacher is finished before its signals have a name"
+        return [self.entry(name, teacher.architecture, weights, view, signal) for signal in signals]
+
+    def entry(self, name: str, architecture: Architecture, weights: str, view: View, signal: Observable) -> Entry:
+        """The cache entry of one signal of one network under one view of the training rows."""
+        key = {
+            "teacher": {"architecture": canonical(architecture), "weights": weights},
+            "precision": self.precision,
+            "view": canonical(view.content()),
+            "signal": canonical(signal),
+        }
+        about = {
+            "teacher": f"{name} ({architecture})",
+            "dataset": str(view.dataset),
+            "view": ", ".join(map(str, view.ops)) or "plain",
+            "signal": str(signal),
+        }
+        ids_N = view.dataset.split("train").ids
+        return self.cache.entry(key, ids_N=ids_N, shape=signal.shape(architecture.tap_shape), about=about)
+
+    def evaluation(self, weights: str, view: View) -> Path:
+        """Where a network's predictions on a dataset lie."""
+        return self.root / "evaluations" / f"{digest([weights, canonical(view.dataset)])}.safetensors"
+
+    def preflight(self, weights: str, view: View) -> Path:
+        """Where a teacher's preflight under a view lies."""
+        return self.root / "preflight" / f"{digest([weights, canonical(view.content())])}.json"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is no such file.
+
+    Raises `ValueError` that names the file if it holds anything else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): remove it, and it will be made again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not an object: remove it, and it will be made again")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    with temporary.open("x") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

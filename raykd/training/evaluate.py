@@ -1,0 +1,81 @@
+"""How good a network is: its answers on held-out rows, kept, and the figures that follow from them.
+
+Choices look at the validation split; the test split is for the final figure.
+
+Shapes: N rows of a split, B batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from raykd.data import Split, View
+from raykd.device import autocast
+from raykd.models import Architecture, Network
+from raykd.models.weights import load_into, metadata, save
+
+BATCH = 512
+SPLITS: dict[Split, str] = {"validation": "val", "test": "test"}
+
+
+@torch.inference_mode()
+def answers(
+    network: Network, view: View, split: Split, *, positions: NDArray[np.int64], device: torch.device, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Predicted class and negative log-likelihood (nats) of each row at `positions` of a split. int64 [N], float32 [N]."""
+    training = network.training
+    network.eval()
+    predictions, nlls = [], []
+    for start in range(0, len(positions), BATCH):
+        positions_B = positions[start : start + BATCH]
+        sample = view.batch(positions_B, np.zeros_like(positions_B), split)
+        with autocast(device, precision):
+            logits_BC = network(sample.inputs_B.to(device))["logits"].float()
+        predictions.append(logits_BC.argmax(1))
+        nlls.append(F.cross_entropy(logits_BC, sample.labels_B.to(device), reduction="none"))
+    network.train(training)
+    return torch.cat(predictions), torch.cat(nlls)
+
+
+def evaluate(
+    architecture: Architecture, weights: str, view: View, path: Path, precision: str, device: torch.device
+) -> dict[str, float]:
+    """Evaluate weights on validation and test, keep the answers in `path`, return the metrics."""
+    network = architecture.build()
+    load_into(network, weights)
+    network.to(device)
+    found: dict[str, Tensor] = {}
+    metrics: dict[str, float] = {}
+    plain = view.plain()
+    for split, short in SPLITS.items():
+        rows = plain.dataset.split(split)
+        prediction_N, nll_N = answers(
+            network, plain, split, positions=np.arange(len(rows)), device=device, precision=precision
+        )
+        found[f"{short}_prediction"] = prediction_N.cpu()
+        metrics[f"{short}_top1"] = float(np.mean(prediction_N.cpu().numpy() == rows.labels))
+        metrics[f"{short}_nll"] = float(nll_N.mean())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(str(path), found, {"metrics": json.dumps(metrics)})
+    return metrics
+
+
+def evaluated(path: Path) -> dict[str, float] | None:
+    """The metrics of an evaluation that was kept, or None."""
+    noted: Mapping[str, str] = metadata(str(path)) if path.exists() else {}
+    return None if "metrics" not in noted else dict(json.loads(noted["metrics"]))
+
+
+def agreement(one: Path, other: Path) -> float:
+    """Share of the test rows on which two evaluated networks give the same answer."""
+    first, second = load_file(one)["test_prediction"], load_file(other)["test_prediction"]
+    return float((first == second).float().mean())

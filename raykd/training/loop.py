@@ -1,0 +1,261 @@
+"""The one training loop, for every objective, alone or as one of several workers. It never calls Ray.
+
+    for each epoch:  steps -> validation -> best weights -> checkpoint -> a line of metrics.jsonl
+    at the end:      best on validation, evaluated on validation and test -> result.json
+
+Whatever a kill leaves behind, the same call continues from the last checkpoint; an epoch done twice gives the same files.
+
+Shapes: K terms, B rows of this process in a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from raykd import rng
+from raykd.device import autocast
+from raykd.identity import canonical, fingerprint
+from raykd.models import Network, weights
+from raykd.storage import write_json, write_text
+from raykd.training import checkpoint
+from raykd.training.evaluate import answers, evaluate
+from raykd.training.feed import Feed
+from raykd.training.job import TrainingJob
+from raykd.training.learner import Learner, build
+from raykd.training.process import Process
+
+Epoch = Mapping[str, Any]
+CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the device
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite any more. The last good checkpoint is kept."""
+
+
+@dataclass
+class Training:
+    """A training under way: everything that a checkpoint holds."""
+
+    job: TrainingJob
+    process: Process
+    learner: Learner
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None
+    history: list[Epoch] = field(default_factory=list)
+
+    @property
+    def network(self) -> Network:
+        """What is evaluated and kept: the average where there is one, else the student."""
+        if self.average is None:
+            return self.learner.student
+        network: Network = self.average.module  # type: ignore[assignment]
+        return network
+
+    @property
+    def best(self) -> float:
+        """Best validation accuracy so far."""
+        return max((epoch["val_top1"] for epoch in self.history), default=-1.0)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {
+            "learner": self.learner.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "history": json.dumps(self.history),
+        }
+        checkpoint.save(self.job.folder / "checkpoint.pt", state)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if there is one."""
+        state = checkpoint.load(self.job.folder / "checkpoint.pt")
+        if state is None:
+            return
+        self.learner.load_state_dict(state["learner"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.history = json.loads(state["history"])
+
+
+def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] = lambda _: None) -> int:
+    """Train the stage to its end; the number of rows that this process read from the cache.
+
+    Raises `DivergedError` that names step, term and learning rate when the loss becomes non-finite.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if process.rank == 0:
+        write_json(job.folder / "stage.json", {"label": str(job.stage), "stage": canonical(job.stage)})
+    feed = Feed(job, process)
+    training = _start(job, process)
+    training.resume()
+    everything_observed = "logits" in training.learner.taps
+    module = process.wrap(training.learner, unused=not everything_observed)
+    for epoch in range(len(training.history), job.stage.budget.epochs):
+        record = _epoch(training, module, feed, epoch)
+        best_before = training.best
+        training.history.append(record)
+        if process.rank == 0:
+            _keep(training, improved=record["val_top1"] > best_before)
+            on_epoch(record)
+    if process.rank == 0:
+        _finish(training)
+    return feed.cache_rows
+
+
+def _start(job: TrainingJob, process: Process) -> Training:
+    budget = job.stage.budget
+    learner = build(job.stage, job.storage).to(process.device)
+    optimiser = budget.optimiser.build(learner.parameters())
+    scaler = torch.amp.GradScaler(process.device.type, enabled=job.precision == "float16")
+    average = None
+    if budget.ema is not None:
+        average = AveragedModel(learner.student, multi_avg_fn=get_ema_multi_avg_fn(budget.ema), use_buffers=True)
+    return Training(job, process, learner, optimiser, scaler, average)
+
+
+def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dict[str, Any]:
+    """One pass over the rows, then validation; the epoch's line of metrics."""
+    started = time.perf_counter()
+    process, names = training.process, training.learner.criterion.names
+    # dropout and the like: the same after a resume
+    torch.manual_seed(int(rng.bits(training.job.stage.seed, epoch, process.rank) >> np.uint64(1)))
+    module.train()
+    sums_K = torch.zeros(len(names), device=process.device)
+    watch = _Watch(training, len(names))
+    rate = 0.0
+    for feeding in feed.epoch(epoch):
+        rate = training.job.stage.budget.lr(feeding.batch.progress.epochs_done)
+        with autocast(process.device, training.job.precision):
+            terms_KB = module(feeding.inputs_B, feeding.batch)
+        watch.look(terms_KB, feeding.batch.progress.step, rate)
+        _update(training, terms_KB.sum() / feed.batch_size * process.world, rate)
+        sums_K += terms_KB.detach().sum(1)
+    watch.report()
+    terms_K = (process.sum(sums_K) / (feed.steps * feed.batch_size)).tolist()
+    trained = time.perf_counter() - started
+    val_top1, val_nll = _validate(training)
+    return {
+        "epoch": epoch,
+        "lr": rate,
+        "loss": sum(terms_K),
+        "terms": dict(zip(names, terms_K, strict=True)),
+        "val_top1": val_top1,
+        "val_nll": val_nll,
+        "seconds": time.perf_counter() - started,
+        "rows_per_second": feed.steps * feed.batch_size / trained,
+    }
+
+
+def _update(training: Training, loss: Tensor, rate: float) -> None:
+    """One step of the optimiser."""
+    for group in training.optimiser.param_groups:
+        group["lr"] = rate
+    training.optimiser.zero_grad(set_to_none=True)
+    training.scaler.scale(loss).backward()
+    clip = training.job.stage.budget.clip
+    if clip is not None:
+        training.scaler.unscale_(training.optimiser)
+        nn.utils.clip_grad_norm_(training.learner.parameters(), clip)
+    training.scaler.step(training.optimiser)
+    training.scaler.update()
+    if training.average is not None:
+        training.average.update_parameters(training.learner.student)
+
+
+class _Watch:
+    """Remembers the first step with a non-finite term on the device, and looks at it now and then."""
+
+    def __init__(self, training: Training, terms: int):
+        self.training = training
+        self.first_K = torch.full((terms,), -1, dtype=torch.long, device=training.process.device)
+        self.rates: list[float] = []
+
+    def look(self, terms_KB: Tensor, step: int, rate: float) -> None:
+        """Note this step's terms; every so often, raise what was noted."""
+        self.rates.append(rate)
+        bad_K = ~torch.isfinite(terms_KB.detach()).all(1)
+        self.first_K = torch.where(bad_K & (self.first_K < 0), step, self.first_K)
+        if (step + 1) % CHECK_EVERY == 0:
+            self.report()
+
+    def report(self) -> None:
+        """Raise `DivergedError` if any process saw a non-finite term."""
+        bad = (self.first_K >= 0).any().long()
+        if not self.training.process.sum(bad.clone()).item():
+            return
+        names, epoch = self.training.learner.criterion.names, len(self.training.history)
+        seen = [(step, name) for step, name in zip(self.first_K.tolist(), names, strict=True) if step >= 0]
+        step, name = min(seen, default=(len(self.rates) - 1, "the loss on another worker"))
+        raise DivergedError(
+            f"stage {self.training.job.stage}: {name} is not finite at step {step} of epoch {epoch}, learning rate"
+            f" {self.rates[step]:.3g}; the checkpoint of epoch {epoch - 1} is kept: lower the rate, warm up or clip"
+            if epoch
+            else f"stage {self.training.job.stage}: {name} is not finite at step {step} of the first epoch, learning rate"
+            f" {self.rates[step]:.3g}: lower the rate, warm up or clip"
+        )
+
+
+def _validate(training: Training) -> tuple[float, float]:
+    """Accuracy and negative log-likelihood on the validation split, shared out over the processes."""
+    process, view = training.process, training.job.stage.view.plain()
+    rows = view.dataset.split("validation")
+    positions = np.arange(len(rows))[process.rank :: process.world]
+    prediction_N, nll_N = answers(
+        training.network,
+        view,
+        "validation",
+        positions=positions,
+        device=process.device,
+        precision=training.job.precision,
+    )
+    right_N = prediction_N == torch.from_numpy(rows.labels[positions]).to(process.device)
+    sums = process.sum(torch.stack([right_N.double().sum(), nll_N.double().sum()]))
+    top1, nll = (sums / len(rows)).tolist()
+    return top1, nll
+
+
+def _keep(training: Training, *, improved: bool) -> None:
+    """Best weights, last weights, checkpoint, metrics: in the order that a kill in between does no harm."""
+    if improved:
+        _save_network(training, "best")
+    _save_network(training, "last")
+    training.save()
+    lines = "".join(json.dumps(epoch) + "\n" for epoch in training.history)
+    write_text(training.job.folder / "metrics.jsonl", lines)
+
+
+def _save_network(training: Training, name: str) -> None:
+    stage = training.job.stage
+    noted = {
+        "architecture": json.dumps(canonical(stage.student)),
+        "stage": fingerprint(stage),
+        "val_top1": str(training.history[-1]["val_top1"]),
+    }
+    weights.save(str(training.job.folder / f"{name}.safetensors"), training.network.body.state_dict(), noted)
+
+
+def _finish(training: Training) -> None:
+    """Evaluate the best network, then write the file whose existence means done."""
+    job = training.job
+    best = job.storage.weights(job.stage)
+    view, student = job.stage.view, job.stage.student
+    digest = weights.digest_of(best, student)
+    metrics = evaluate(
+        student, best, view, job.storage.evaluation(digest, view), job.precision, training.process.device
+    )
+    seconds = sum(epoch["seconds"] for epoch in training.history)
+    write_json(job.folder / "result.json", {"weights": digest, "metrics": metrics, "seconds": seconds})
+

@@ -1,0 +1,68 @@
+"""The training loop as a Ray Train worker group: DDP over the workers, restarted after a loss, continued from the storage.
+
+Checkpoints and metrics lie on the storage already, so nothing is reported to Ray: a report would wait for the controller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from raykd.training.job import TrainingJob
+from raykd.training.loop import DivergedError, train
+from raykd.training.process import Process
+
+RESTARTS = 3
+"""Times that a training whose workers were lost is started again."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers, and what each takes of a node. Not identity: it changes no result beyond rounding."""
+
+    count: int
+    cpus: float
+    gpu: bool
+    environment: Mapping[str, str]
+
+
+def train_on(job: TrainingJob, workers: Workers, name: str) -> int:
+    """Train the stage on a worker group; the rows that rank 0 read from the cache, times the workers.
+
+    Raises `DivergedError` as the loop does, and whatever Ray raises when restarting does not help.
+    """
+    trainer = TorchTrainer(
+        _loop,  # type: ignore[arg-type]
+        train_loop_config={"job": job, "threads": max(1, int(workers.cpus))},
+        scaling_config=ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.gpu,
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(job.storage.root.resolve() / "ray"),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+            worker_runtime_env={"env_vars": dict(workers.environment)},  # type: ignore[call-arg]
+        ),
+    )
+    outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
+    if "diverged" in outcome:
+        raise DivergedError(outcome["diverged"])
+    return int(outcome["cache_rows"]) * workers.count
+
+
+def _loop(config: dict[str, Any]) -> dict[str, Any]:
+    """What each worker runs. A divergence is returned, not raised: starting again would only repeat it."""
+    torch.set_num_threads(config["threads"])
+    process = Process.current(ray.train.get_context().get_local_rank())
+    try:
+        return {"cache_rows": train(config["job"], process)}
+    except DivergedError as error:
+        return {"diverged": str(error)}

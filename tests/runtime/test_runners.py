@@ -1,0 +1,264 @@
+"""What every runner obeys, on Local and on a real local Ray."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import tiny
+from safetensors.torch import load_file
+from torch import Tensor
+
+from raykd.cache import Shard, Slot, input_checksums
+from raykd.data import Arrays, Dataset, Operation, View
+from raykd.data.ops import Draws
+from raykd.identity import fingerprint
+from raykd.labeling.labeler import Labeling
+from raykd.models import MLP, weights
+from raykd.plan import plan
+from raykd.runtime import Display, Local
+from raykd.runtime.cluster import Cluster
+from raykd.runtime.runner import Runner, Trained
+from raykd.signals import LOGITS
+from raykd.stage import Pretrained, Stage
+from raykd.storage import Storage
+from raykd.terms import CrossEntropy
+from raykd.training.loop import DivergedError
+
+MakeRunner = Callable[..., Runner]
+
+
+@pytest.fixture(scope="module")
+def _ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=["local", "ray"])
+def runner(request: pytest.FixtureRequest) -> MakeRunner:
+    """Makes runners of one kind on a storage."""
+    kind: type[Runner] = Local
+    if request.param == "ray":
+        request.getfixturevalue("_ray")
+        kind = Cluster
+    return lambda root, **settings: kind(Storage(Path(root)), Display(quiet=True), **settings)
+
+
+def run(make: MakeRunner, root: Path, stage: Stage, **settings: Any) -> Trained:
+    return make(root, **settings).run(stage)[0]
+
+
+def lines(trained: Trained) -> list[dict[str, Any]]:
+    text = Path(trained.weights).with_name("metrics.jsonl").read_text()
+    return [{k: v for k, v in json.loads(line).items() if "second" not in k} for line in text.splitlines()]
+
+
+def test_a_run_yields_network_metrics_and_counts_and_a_second_run_does_nothing(runner: MakeRunner, tmp_path: Path) -> None:
+    first = run(runner, tmp_path, tiny.student())
+    assert first.counts.teacher_rows == {"teacher": tiny.rows() * 2}
+    assert first.counts.cache_rows == 3 * (tiny.rows() // 32) * 32
+    assert set(first.metrics) == {"val_top1", "val_nll", "test_top1", "test_nll", "agreement"}
+    assert first.metrics["test_top1"] > 0.5
+    assert first.network(tiny.DATASET.split("test").inputs(np.arange(3)))["logits"].shape == (3, 10)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+    again = run(runner, tmp_path, tiny.student())
+    assert not again.counts.teacher_rows
+    assert again.counts.cache_rows == 0
+    assert "train" not in again.counts.seconds
+    assert again.metrics == first.metrics
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_another_temperature_asks_the_teacher_nothing_and_trains_another_student(runner: MakeRunner, tmp_path: Path) -> None:
+    first = run(runner, tmp_path, tiny.student(tau=4.0))
+    second = run(runner, tmp_path, tiny.student(tau=2.0))
+    assert not second.counts.teacher_rows
+    assert not second.counts.preflight_rows
+    assert second.counts.cache_rows > 0
+    assert weights.digest(load_file(first.weights)) != weights.digest(load_file(second.weights))
+
+
+def test_it_trains_what_local_trains(runner: MakeRunner, tmp_path: Path) -> None:
+    expected = run(lambda root, **_: Local(Storage(root), Display(quiet=True)), tmp_path / "local", tiny.student())
+    found = run(runner, tmp_path / "other", tiny.student())
+    assert found.metrics == pytest.approx(expected.metrics, abs=1e-3)
+    for one, other in zip(lines(found), lines(expected), strict=True):
+        assert one["terms"] == pytest.approx(other["terms"], rel=1e-3)
+
+
+def test_more_replicas_are_added_to_those_that_are_there(runner: MakeRunner, tmp_path: Path) -> None:
+    run(runner, tmp_path, tiny.student(replicas=1))
+    second = run(runner, tmp_path, tiny.student(replicas=3))
+    assert second.counts.teacher_rows == {"teacher": 2 * tiny.rows()}
+
+
+def test_a_corrupt_shard_is_computed_again_and_no_other(runner: MakeRunner, tmp_path: Path) -> None:
+    run(runner, tmp_path, tiny.student())
+    shard = next((tmp_path / "cache").rglob("views/00001/00000000.arrow"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    again = run(runner, tmp_path, tiny.student(tau=3.0))
+    assert again.counts.teacher_rows == {"teacher": tiny.rows()}
+    assert list(shard.parent.glob("*.corrupt-*"))
+
+
+def test_on_missing_error_names_what_is_missing_and_computes_nothing(runner: MakeRunner, tmp_path: Path) -> None:
+    run(runner, tmp_path, tiny.teacher())
+    with pytest.raises(ValueError, match=f"{tiny.rows() * 2:,} rows of the teacher teacher"):
+        run(runner, tmp_path, tiny.student(), on_missing="error")
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_in_memory_rows_reach_the_workers(runner: MakeRunner, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    centres = 3 * generator.normal(size=(3, 4))
+    rows = (centres[labels] + generator.normal(size=(300, 4))).astype(np.float32)
+    dataset = Dataset(Arrays(rows, labels))
+    shape = {"classes": 3, "shape": (4,)}
+    teacher = replace(tiny.teacher(), student=MLP((16,), **shape), view=View(dataset))  # type: ignore[arg-type]
+    student = replace(
+        tiny.student(), student=MLP((4,), **shape), view=View(dataset), teachers={"teacher": teacher}  # type: ignore[arg-type]
+    )
+    assert run(runner, tmp_path, student).metrics["test_top1"] > 0.6
+
+
+@dataclass(frozen=True)
+class Unsteady(Operation):
+    """Changes nothing, and fails at every third call of its process, as a storage that comes and goes."""
+
+    def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
+        if next(_calls) % 3 == 2:
+            raise OSError("every third call fails")
+        return images_BCHW
+
+
+_calls = itertools.count()
+
+
+def test_the_entry_is_right_though_every_third_call_fails(tmp_path: Path, _ray: None) -> None:
+    steady = run(lambda root, **s: Local(Storage(root), Display(quiet=True), **s), tmp_path, tiny.teacher())
+    teacher = Pretrained(steady.stage.student, steady.weights)
+    view = View(tiny.DATASET, (Unsteady(),), replicas=12)
+    runner = Cluster(Storage(tmp_path), Display(quiet=True))
+    labeling = Labeling("teacher", teacher, view, (LOGITS,), runner.storage)
+    assert sum(runner.label(labeling, list(labeling.missing()))) == 12 * tiny.rows()
+    (entry,) = labeling.entries()
+    assert entry.missing(12) == []
+    reader = entry.open(12)
+    positions = np.arange(tiny.rows())
+    expected = steady.network(tiny.DATASET.split("train").inputs(positions))["logits"]
+    for replica in range(12):
+        found = reader.gather(np.full(tiny.rows(), replica), positions)
+        assert (found - expected).abs().max() < 0.02
+
+
+class Refusing(Local):
+    """A runner that raises when it is asked to compute."""
+
+    def label(self, labeling: object, slots: object) -> Iterator[int]:
+        raise AssertionError("asked to label")
+
+    def train(self, job: object, on_epoch: object) -> int:
+        raise AssertionError("asked to train")
+
+    def call(self, function: object, *arguments: object) -> Any:
+        raise AssertionError("asked to compute")
+
+
+def test_nothing_that_exists_is_asked_for_again(tmp_path: Path) -> None:
+    Local(Storage(tmp_path), Display(quiet=True)).run(tiny.student())
+    Refusing(Storage(tmp_path), Display(quiet=True)).run(tiny.student())
+    with pytest.raises(AssertionError, match="asked to train"):
+        Refusing(Storage(tmp_path), Display(quiet=True)).run(tiny.student(tau=5.0))
+
+
+def test_planning_writes_no_more_than_names(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    found = plan([tiny.student()], storage)
+    assert [str(step.network) for step in found.steps] == ["teacher", "student"]
+    assert found.teacher_rows == {"teacher": 2 * tiny.rows()}
+    assert [stage.label for stage in found.to_train] == ["teacher", "student"]
+    assert not list(tmp_path.rglob("*"))
+    Local(storage, Display(quiet=True)).run(tiny.teacher())
+    assert plan([tiny.student()], storage).teacher_rows == {"teacher": 2 * tiny.rows()}
+    Local(storage, Display(quiet=True)).run(tiny.student())
+    assert plan([tiny.student(tau=9.0)], storage).teacher_rows == {"teacher": 0}
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_term_and_rate_and_keeps_the_checkpoint(
+    runner: MakeRunner, tmp_path: Path
+) -> None:
+    stage = replace(tiny.teacher(), budget=replace(tiny.teacher().budget, optimiser=Exploding(lr=0.1)))
+    with pytest.raises(DivergedError, match=r"CrossEntropy is not finite at step \d+ of epoch 2, learning rate") as error:
+        run(runner, tmp_path, stage)
+    assert "\n" not in str(error.value)
+    folder = tmp_path / "stages" / fingerprint(stage)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / "last.safetensors").values())
+    assert not (folder / "result.json").exists()
+
+
+from raykd.budget import SGD  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Exploding(SGD):
+    """Poisons the weights in the middle of the third epoch."""
+
+    def build(self, parameters: Any) -> Any:
+        optimiser = super().build(parameters)
+        steps = itertools.count()
+        per_epoch = tiny.rows() // 32
+
+        def poison(*_: object) -> None:
+            if next(steps) == 2 * per_epoch + 5:
+                for group in optimiser.param_groups:
+                    for parameter in group["params"]:
+                        parameter.data.mul_(float("inf"))
+
+        optimiser.register_step_post_hook(poison)
+        return optimiser
+
+
+def test_two_workers_train_what_one_trains(tmp_path: Path, _ray: None) -> None:
+    one = run(lambda root, **s: Local(Storage(root), Display(quiet=True), **s), tmp_path / "one", tiny.student())
+    two = run(lambda root, **s: Cluster(Storage(root), Display(quiet=True), **s), tmp_path / "two", tiny.student(), workers=2)
+    assert two.metrics == pytest.approx(one.metrics, abs=0.02)
+    assert two.counts.cache_rows == one.counts.cache_rows
+    for found, expected in zip(lines(two), lines(one), strict=True):
+        assert found["terms"] == pytest.approx(expected["terms"], rel=1e-2)
+
+
+def test_more_workers_than_there_are_places_for_are_refused(tmp_path: Path, _ray: None) -> None:
+    with pytest.raises(ValueError, match="workers=64"):
+        Cluster(Storage(tmp_path), Display(quiet=True), workers=64).run(tiny.teacher())
+
+
+def test_cached_rows_that_are_not_the_students_are_refused_by_row(tmp_path: Path) -> None:
+    runner = Local(Storage(tmp_path), Display(quiet=True))
+    teacher = runner.run(tiny.teacher())[0]
+    view = tiny.student().view
+    labeling = Labeling("teacher", Pretrained(teacher.stage.student, teacher.weights), view, (LOGITS,), runner.storage)
+    (entry,) = labeling.entries()
+    for slot in entry.slots(2):  # right answers to inputs that were seen in the other replica
+        positions = np.asarray(entry.positions(slot))
+        seen = view.batch(positions, np.full(len(positions), 1 - slot.replica))
+        logits = teacher.network(seen.inputs_B)["logits"].detach().numpy()
+        entry.commit(Shard(Slot(slot.replica, slot.index), seen.ids_B.numpy(), input_checksums(seen.inputs_B), logits))
+    with pytest.raises(ValueError, match=r"row \d+ in replica \d is not the input"):
+        runner.run(tiny.student())
+
+
+def test_a_bare_term_is_an_objective() -> None:
+    assert replace(tiny.teacher(), objective=CrossEntropy()) == tiny.teacher()  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+"""The laws of divergences, weightings, temperatures and terms, over the lists of `laws`."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import replace
+
+import laws
+import pytest
+import torch
+from laws import NAMES, random_batch, rows_of
+
+from raykd.identity import fingerprint
+from raykd.objective import Context, Criterion, Divergence, Spec, Temperature, Term, Weighting
+from raykd.signals import LOGITS
+
+TAUS = (1.0, 4.0)
+PIECES: list[Spec] = [*laws.DIVERGENCES, *laws.WEIGHTINGS, *laws.TEMPERATURES, *laws.TERMS]
+
+
+def built(piece: Spec) -> object:
+    return context().build(piece, NAMES)
+
+
+def context() -> Context:
+    shapes = {name: {LOGITS: (5,)} for name in ("student", *NAMES)}
+    return Context(shapes, NAMES, classes=5, rows=100)
+
+
+def criterion(term: Term) -> Criterion:
+    torch.manual_seed(0)
+    return (1.0 * term).build(context())
+
+
+def apply(divergence: Divergence, student: torch.Tensor, teacher: torch.Tensor, tau: float = 4.0) -> torch.Tensor:
+    compute = context().build(divergence, ("a",))
+    labels_B = torch.zeros(len(student), dtype=torch.long)
+    return compute(student, teacher, labels_B, torch.full((len(student),), tau))
+
+
+@pytest.mark.parametrize("piece", PIECES, ids=str)
+def test_a_piece_is_a_value(piece: Spec) -> None:
+    assert fingerprint(piece) == fingerprint(copy.deepcopy(piece)) == fingerprint(pickle.loads(pickle.dumps(piece)))
+    assert piece == copy.deepcopy(piece)
+    assert str(piece)
+
+
+def test_pieces_differ_by_fingerprint() -> None:
+    assert len({fingerprint(piece) for piece in PIECES}) == len(PIECES)
+
+
+@pytest.mark.parametrize("divergence", laws.DIVERGENCES, ids=str)
+class TestDivergence:
+    def test_it_gives_one_finite_number_per_row_and_never_a_negative_one(self, divergence: Divergence) -> None:
+        batch = random_batch(rows=64)
+        for tau in TAUS:
+            value_B = apply(divergence, batch.student[LOGITS], batch.teachers["a"][LOGITS], tau)
+            assert value_B.shape == (64,)
+            assert value_B.dtype == torch.float32
+            assert (value_B >= -1e-6).all()
+            assert value_B.max() > 0
+
+    def test_it_is_zero_from_oneself(self, divergence: Divergence) -> None:
+        logits_BC = random_batch().teachers["a"][LOGITS]
+        torch.testing.assert_close(apply(divergence, logits_BC, logits_BC.clone()), torch.zeros(6), atol=1e-5, rtol=0)
+
+    def test_it_is_blind_to_the_order_of_rows(self, divergence: Divergence) -> None:
+        batch, order = random_batch(), torch.tensor([3, 0, 5, 1, 4, 2])
+        student, teacher = batch.student[LOGITS].detach(), batch.teachers["a"][LOGITS]
+        torch.testing.assert_close(apply(divergence, student[order], teacher[order]), apply(divergence, student, teacher)[order])
+
+    def test_a_row_does_not_depend_on_the_others_unless_it_says_so(self, divergence: Divergence) -> None:
+        batch = random_batch()
+        student, teacher = batch.student[LOGITS].detach(), batch.teachers["a"][LOGITS]
+        alone = torch.cat([apply(divergence, student[i : i + 1], teacher[i : i + 1]) for i in range(6)])
+        together = apply(divergence, student, teacher)
+        assert torch.allclose(alone, together, atol=1e-6) != divergence.relational
+
+    @pytest.mark.parametrize("scale", [0.0, 1e-3, 300.0])
+    def test_value_and_gradient_are_finite_on_flat_and_on_extreme_logits(self, divergence: Divergence, scale: float) -> None:
+        batch = random_batch(scale=scale)
+        value_B = apply(divergence, batch.student[LOGITS], batch.teachers["a"][LOGITS], tau=1.0)
+        (gradient,) = torch.autograd.grad(value_B.sum(), batch.student[LOGITS])
+        assert torch.isfinite(value_B).all()
+        assert torch.isfinite(gradient).all()
+
+    def test_half_precision_inputs_are_compared_in_float32(self, divergence: Divergence) -> None:
+        batch = random_batch()
+        student, teacher = batch.student[LOGITS].detach().half(), batch.teachers["a"][LOGITS].half()
+        torch.testing.assert_close(apply(divergence, student, teacher), apply(divergence, student.float(), teacher.float()))
+
+
+@pytest.mark.parametrize("piece", [*laws.WEIGHTINGS, *laws.TEMPERATURES], ids=str)
+class TestWeightingOrTemperature:
+    def test_it_broadcasts_to_teachers_by_rows_and_is_finite_and_not_negative(self, piece: Weighting | Temperature) -> None:
+        value = built(piece)(random_batch(), NAMES)  # type: ignore[operator]
+        value_TB = value.expand(3, 6)
+        assert torch.isfinite(value_TB).all()
+        assert (value_TB >= 0).all()
+        assert (value_TB > 0).all() or isinstance(piece, Weighting)
+
+    def test_it_follows_the_order_of_the_names(self, piece: Weighting | Temperature) -> None:
+        compute = built(piece)
+        straight = compute(random_batch(), NAMES).expand(3, 6)  # type: ignore[operator]
+        turned = compute(random_batch(), NAMES[::-1]).expand(3, 6)  # type: ignore[operator]
+        torch.testing.assert_close(turned, straight.flip(0))
+
+
+@pytest.mark.parametrize("term", laws.TERMS, ids=str)
+class TestTerm:
+    def test_it_gives_one_number_per_row_with_a_gradient(self, term: Term) -> None:
+        batch = random_batch()
+        value_KB = criterion(term)(batch)
+        assert value_KB.shape == (1, 6)
+        (gradient,) = torch.autograd.grad(value_KB.sum(), batch.student[LOGITS])
+        assert torch.isfinite(gradient).all()
+        assert gradient.abs().sum() > 0
+
+    def test_it_reads_no_more_than_it_says(self, term: Term) -> None:
+        needs, batch = term.needs(NAMES), random_batch()
+        told = replace(
+            batch,
+            student={s: v for s, v in batch.student.items() if s in needs["student"]},
+            teachers={name: {s: batch.teachers[name][s] for s in needs[name]} for name in NAMES if name in needs},
+        )
+        torch.testing.assert_close(criterion(term)(told), criterion(term)(batch))
+
+    def test_it_is_blind_to_the_order_of_rows(self, term: Term) -> None:
+        batch, order = random_batch(mix=True), torch.tensor([3, 0, 5, 1, 4, 2])
+        torch.testing.assert_close(criterion(term)(rows_of(batch, order)), criterion(term)(batch)[:, order])

@@ -1,0 +1,50 @@
+"""Random numbers as pure functions of their coordinates."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raykd import rng
+
+
+def test_the_mixing_function_is_that_of_splitmix64() -> None:
+    # first outputs of the published generator for the seed 1234567
+    state, outputs = np.uint64(1234567), []
+    with np.errstate(over="ignore"):
+        for _ in range(3):
+            outputs.append(int(rng._mix(state)))
+            state = state + rng.GOLDEN
+    assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.lists(st.integers(0, 2**62), min_size=1, max_size=20))
+def test_a_number_depends_on_its_coordinates_alone(seed: int, ids: list[int]) -> None:
+    together = rng.bits(seed, np.array(ids), 3)
+    alone = [int(rng.bits(seed, one, 3)) for one in ids]
+    assert together.tolist() == alone
+
+
+def test_coordinates_broadcast_and_their_order_matters() -> None:
+    assert rng.bits(1, np.arange(4)[:, None], np.arange(3)).shape == (4, 3)
+    assert int(rng.bits(1, 2)) != int(rng.bits(2, 1))
+    assert len(np.unique(rng.bits(0, np.arange(1000)[:, None], np.arange(1000)))) == 10**6
+
+
+def test_uniform_numbers_fill_the_unit_interval_evenly_and_are_uncorrelated() -> None:
+    ids = np.arange(200_000)
+    one, other = rng.uniform(0, ids, 0), rng.uniform(0, ids, 1)
+    assert one.min() >= 0
+    assert one.max() < 1
+    counts = np.histogram(one, bins=20, range=(0, 1))[0]
+    assert np.square(counts - 10_000).sum() / 10_000 < 45.3  # chi-squared with 19 degrees of freedom, p = .0006
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.01
+    assert abs(np.corrcoef(one[:-1], one[1:])[0, 1]) < 0.01
+
+
+def test_a_permutation_has_each_number_once_and_changes_with_its_coordinates() -> None:
+    order = rng.permutation(1000, 7, 0)
+    assert sorted(order) == list(range(1000))
+    assert order.tolist() != rng.permutation(1000, 7, 1).tolist()
+    assert order.tolist() == rng.permutation(1000, 7, 0).tolist()

@@ -1,0 +1,40 @@
+"""Stages that train in a second: digits, narrow networks, few epochs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from raykd.budget import SGD, Budget
+from raykd.data import Affine, Dataset, Digits, View
+from raykd.methods.kl import KL
+from raykd.models import MLP
+from raykd.stage import Stage
+from raykd.terms import Constant, CrossEntropy, Distill
+
+DATASET = Dataset(Digits(), validation=0.2, holdout=0.2, limit=640)
+SHAPE = (1, 8, 8)
+MOVED = (Affine(translate=0.05),)
+
+
+def teacher(epochs: int = 4, width: int = 32) -> Stage:
+    """A network good enough to teach."""
+    budget = Budget(epochs, batch_size=32, optimiser=SGD(lr=0.1))
+    return Stage(MLP((width,), shape=SHAPE), 1.0 * CrossEntropy(), View(DATASET), budget=budget, label="teacher")
+
+
+def student(tau: float = 2.0, epochs: int = 3, replicas: int = 2, seed: int = 0) -> Stage:
+    """A student of it."""
+    objective = 0.1 * CrossEntropy() + 0.9 * Distill(KL(), temperature=Constant(tau))
+    budget = Budget(epochs, batch_size=32, optimiser=SGD(lr=0.05))
+    view = View(DATASET, MOVED, replicas=replicas)
+    return Stage(MLP((8,), shape=SHAPE), objective, view, {"teacher": teacher()}, budget=budget, seed=seed, label="student")
+
+
+def rows() -> int:
+    """Training rows of the dataset."""
+    return len(DATASET.split("train"))
+
+
+def with_batch(stage: Stage, size: int) -> Stage:
+    """The stage with another batch size."""
+    return replace(stage, budget=replace(stage.budget, batch_size=size))
