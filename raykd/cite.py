@@ -5,12 +5,10 @@ A class says its sources in its docstring; where it says none, its module speaks
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
-
+from raykd.identity import pieces
 from raykd.stage import Stage
 
 SOURCE = re.compile(r"Source: *((?:.+\n?)(?:[ \t]+(?!Source:)\S.*\n?)*)")
@@ -25,20 +23,6 @@ def bibliography(stage: Stage) -> dict[str, list[str]]:
             if name not in found.setdefault(source, []):
                 found[source].append(name)
     return found
-
-
-def pieces(spec: object) -> Iterator[object]:
-    """Every dataclass inside a spec, itself included."""
-    if isinstance(spec, Mapping):
-        for value in spec.values():
-            yield from pieces(value)
-    elif isinstance(spec, tuple | list):
-        for value in spec:
-            yield from pieces(value)
-    elif dataclasses.is_dataclass(spec):
-        yield spec
-        for field in dataclasses.fields(spec):
-            yield from pieces(getattr(spec, field.name))
 
 
 def sources(kind: type) -> list[str]:

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,6 +71,20 @@ def canonical(spec: object, where: str = "spec") -> Any:
     if dataclasses.is_dataclass(spec):
         return _dataclass(spec, where)
     raise _unidentifiable(spec, where)
+
+
+def pieces(spec: object) -> Iterator[object]:
+    """Every dataclass inside a spec, itself included."""
+    if isinstance(spec, Mapping):
+        for value in spec.values():
+            yield from pieces(value)
+    elif isinstance(spec, tuple | list):
+        for value in spec:
+            yield from pieces(value)
+    elif dataclasses.is_dataclass(spec):
+        yield spec
+        for field in dataclasses.fields(spec):
+            yield from pieces(getattr(spec, field.name))
 
 
 def _number(value: Any, where: str) -> int | float:

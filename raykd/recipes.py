@@ -118,11 +118,6 @@ def names(module: ModuleType) -> list[str]:
     return [name for name, f in functions if f.__module__ == module.__name__ and _writes_a_stage(f) and name[0] != "_"]
 
 
-def loaded() -> list[ModuleType]:
-    """Modules that came from recipe files, which other machines may not have."""
-    return list(_loaded.values())
-
-
 def load_file(file: str | Path) -> ModuleType:
     """The module in a recipe file; loaded once."""
     path = Path(file).expanduser().resolve()

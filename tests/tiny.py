@@ -22,12 +22,12 @@ def teacher(epochs: int = 4, width: int = 32) -> Stage:
     return Stage(MLP((width,), shape=SHAPE), 1.0 * CrossEntropy(), View(DATASET), budget=budget, label="teacher")
 
 
-def student(tau: float = 2.0, epochs: int = 3, replicas: int = 2, seed: int = 0) -> Stage:
+def student(tau: float = 2.0, epochs: int = 4, replicas: int = 2, seed: int = 0) -> Stage:
     """A student of it."""
     objective = 0.1 * CrossEntropy() + 0.9 * Distill(KL(), temperature=Constant(tau))
     budget = Budget(epochs, batch_size=32, optimiser=SGD(lr=0.05))
     view = View(DATASET, MOVED, replicas=replicas)
-    return Stage(MLP((8,), shape=SHAPE), objective, view, {"teacher": teacher()}, budget=budget, seed=seed, label="student")
+    return Stage(MLP((16,), shape=SHAPE), objective, view, {"teacher": teacher()}, budget=budget, seed=seed, label="student")
 
 
 def rows() -> int:

@@ -69,11 +69,14 @@ def tried(view: View) -> NDArray[np.int64]:
     return rng.permutation(size, 512, view.seed)[:ROWS]
 
 
+def remembered(teacher: Pretrained, view: View, storage: Storage) -> Preflight | None:
+    """What the storage knows of this teacher under this view."""
+    known = read_json(storage.preflight(teacher.digest, view))
+    return None if known is None else Preflight(**known)
+
+
 def preflight(teacher: Pretrained, view: View, storage: Storage, device: torch.device) -> Preflight:
-    """Try the teacher on `tried(view)`, first replica; a result that the storage has is not computed again."""
-    path = storage.preflight(teacher.digest, view)
-    if (known := read_json(path)) is not None:
-        return Preflight(**known)
+    """Try the teacher on `tried(view)`, first replica, and remember what came of it."""
     positions_B = tried(view)
     sample = view.batch(positions_B, np.zeros_like(positions_B))
     predictor = Predictor(
@@ -88,7 +91,7 @@ def preflight(teacher: Pretrained, view: View, storage: Storage, device: torch.d
         chance=float(np.bincount(labels_B).max() / len(labels_B)),
         expected=None if noted is None or view.ops else float(noted),
     )
-    write_json(path, vars(found))
+    write_json(storage.preflight(teacher.digest, view), vars(found))
     return found
 
 
@@ -97,7 +100,7 @@ def confirm(teacher: Pretrained, name: str, view: View, storage: Storage) -> Non
 
     Raises `ValueError` if they do not: the rows and the teacher's outputs are out of step.
     """
-    known = read_json(storage.preflight(teacher.digest, view))
+    known = remembered(teacher, view, storage)
     if known is None:
         return
     positions_B = tried(view)
@@ -105,7 +108,7 @@ def confirm(teacher: Pretrained, name: str, view: View, storage: Storage) -> Non
     logits_BC = reader.gather(np.zeros_like(positions_B), positions_B).numpy()
     labels_B = view.batch(positions_B, np.zeros_like(positions_B)).labels_B.numpy()
     accuracy = _accuracy(logits_BC, labels_B)
-    if abs(accuracy - known["accuracy"]) > DRIFT:
+    if abs(accuracy - known.accuracy) > DRIFT:
         raise ValueError(
             f"the cached logits of the teacher {name} get {accuracy:.1%} of {len(labels_B)} rows right, where the teacher"
             f" itself got {known['accuracy']:.1%}: rows and outputs are out of step; remove {reader.entry}"

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import ray
 from ray import cloudpickle
 
-from raykd import recipes
 from raykd.cache import Slot
 from raykd.device import device
-from raykd.identity import fingerprint
+from raykd.identity import fingerprint, pieces
 from raykd.labeling.labeler import Labeling
 from raykd.labeling.pool import Pool, fill
 from raykd.runtime.runner import Runner
@@ -52,14 +54,16 @@ class Cluster(Runner):
     workers: int = 1
 
     def place(self, stage: Stage) -> Stage:
-        """In-memory rows go to the storage: workers get a path."""
+        """In-memory rows go to the storage: workers get a path. Pieces that are not installed travel with their code."""
+        for piece in pieces(stage):
+            module = sys.modules[type(piece).__module__]
+            if not _installed(module):
+                cloudpickle.register_pickle_by_value(module)
         return stage.stored(str(self.storage.root / "data"))
 
     @contextmanager
     def session(self) -> Iterator[None]:
         """Join the cluster, or start a local one for as long as the block runs."""
-        for module in recipes.loaded():
-            cloudpickle.register_pickle_by_value(module)  # workers have no recipe files
         if ray.is_initialized():
             yield
             return
@@ -95,6 +99,13 @@ class Cluster(Runner):
         task = ray.remote(_call).options(num_gpus=1 if gpus else 0, runtime_env={"env_vars": WORKER})
         found: T = ray.get(task.remote(function, *arguments))
         return found
+
+
+def _installed(module: ModuleType) -> bool:
+    """Whether workers can import the module: raykd itself, and what lies in a site-packages or belongs to Python."""
+    origin = getattr(module, "__file__", None) or ""
+    places = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
+    return module.__name__.split(".")[0] == "raykd" or any(origin.startswith(place) for place in places)
 
 
 def cluster_has_gpus() -> bool:

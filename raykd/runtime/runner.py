@@ -19,7 +19,7 @@ from raykd.cache import Slot
 from raykd.data import View
 from raykd.device import device
 from raykd.labeling.labeler import Labeler, Labeling
-from raykd.labeling.preflight import confirm, preflight, tried
+from raykd.labeling.preflight import confirm, preflight, remembered
 from raykd.models import Network
 from raykd.models.weights import load_into
 from raykd.plan import needed, plan
@@ -157,9 +157,11 @@ class Runner(ABC):
         if self.any_teacher:
             return
         with self.counts.phase("preflight"):
-            if not self.storage.preflight(teacher.digest, view).exists():
-                self.counts.preflight_rows[name] += len(tried(view))
-            self.call(preflight, teacher, view, self.storage).check(name)
+            found = remembered(teacher, view, self.storage)
+            if found is None:
+                found = self.call(preflight, teacher, view, self.storage)
+                self.counts.preflight_rows[name] += found.rows
+            found.check(name)
 
     def _evaluate(self, name: str, teacher: Pretrained, view: View) -> None:
         with self.counts.phase("evaluate"):

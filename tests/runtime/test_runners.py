@@ -64,9 +64,9 @@ def lines(trained: Trained) -> list[dict[str, Any]]:
 def test_a_run_yields_network_metrics_and_counts_and_a_second_run_does_nothing(runner: MakeRunner, tmp_path: Path) -> None:
     first = run(runner, tmp_path, tiny.student())
     assert first.counts.teacher_rows == {"teacher": tiny.rows() * 2}
-    assert first.counts.cache_rows == 3 * (tiny.rows() // 32) * 32
+    assert first.counts.cache_rows == 4 * (tiny.rows() // 32) * 32
     assert set(first.metrics) == {"val_top1", "val_nll", "test_top1", "test_nll", "agreement"}
-    assert first.metrics["test_top1"] > 0.5
+    assert first.metrics["test_top1"] > 0.6
     assert first.network(tiny.DATASET.split("test").inputs(np.arange(3)))["logits"].shape == (3, 10)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
 
