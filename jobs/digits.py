@@ -1,6 +1,6 @@
 """Distillation on scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, a minute on a laptop.
 
-    python jobs/digits.py kd --tau 4          raykd run jobs/digits.py:kd --tau 4
+python jobs/digits.py kd --tau 4          raykd run jobs/digits.py:kd --tau 4
 """
 
 from raykd import SGD, Budget, Constant, CrossEntropy, Dataset, Distill, Stage, View
@@ -24,7 +24,9 @@ def teacher(epochs: int = 30, seed: int = 0) -> Stage:
     return Stage(CNN(32, shape=SHAPE), 1.0 * CrossEntropy(), view, budget=budget, seed=seed, label="teacher")
 
 
-def kd(tau: float = 4.0, alpha: float = 0.9, hidden: int = 8, epochs: int = 40, replicas: int = 8, seed: int = 0) -> Stage:
+def kd(
+    tau: float = 4.0, alpha: float = 0.9, hidden: int = 8, epochs: int = 40, replicas: int = 8, seed: int = 0
+) -> Stage:
     """Knowledge distillation (Hinton et al., 2015) of the teacher into one narrow hidden layer.
 
     tau: temperature that softens both distributions

@@ -1,14 +1,14 @@
 """raykd: distil large models into small ones on a Ray cluster. A teacher sees an input once, ever.
 
-    L = mean_b  sum_t  w[t,b] * D(student_b, teacher_tb; tau[t,b])
+L = mean_b  sum_t  w[t,b] * D(student_b, teacher_tb; tau[t,b])
 
-    recipe(**knobs) -> Stage(student, objective, view, teachers, init, budget)
-    dataset -> view -> labeling -> cache -> training -> network, which may teach or initialise the next stage
+recipe(**knobs) -> Stage(student, objective, view, teachers, init, budget)
+dataset -> view -> labeling -> cache -> training -> network, which may teach or initialise the next stage
 
-    identity  signals  batch  objective  terms  methods     what is computed: values, no Ray
-    data  models  budget  stage                             of what
-    cache  labeling  training  plan  runtime                where it happens, and what need not happen again
-    recipes  cli  report  cite                              how people ask for it
+identity  signals  batch  objective  terms  methods     what is computed: values, no Ray
+data  models  budget  stage                             of what
+cache  labeling  training  plan  runtime                where it happens, and what need not happen again
+recipes  cli  report  cite                              how people ask for it
 """
 
 from raykd.budget import SGD, AdamW, Budget, Cosine, Steps

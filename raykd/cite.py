@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+
 from raykd.identity import pieces
 from raykd.stage import Stage
 

@@ -68,12 +68,13 @@ def _option(knob: recipes.Knob, taken: set[str | None]) -> click.Option:
     flag = "--" + knob.name.replace("_", "-")
     kind: Any = knob.kind
     if knob.kind is bool:
-        return click.Option([f"{flag}/--no-{flag[2:]}", knob.name], default=knob.default, help=knob.help, show_default=True)
+        return click.Option(
+            [f"{flag}/--no-{flag[2:]}", knob.name], default=knob.default, help=knob.help, show_default=True
+        )
     if isinstance(knob.kind, tuple):
         kind = _Choice(knob.kind)
-    return click.Option(
-        [flag, knob.name], type=kind, default=knob.default, required=knob.required, help=knob.help, show_default=True
-    )
+    given: dict[str, Any] = {"required": True} if knob.required else {"default": knob.default, "show_default": True}
+    return click.Option([flag, knob.name], type=kind, help=knob.help, **given)
 
 
 class _Choice(click.ParamType[Any]):
@@ -97,7 +98,11 @@ class _Choice(click.ParamType[Any]):
 
 TARGET = click.argument("target", metavar="TARGET")
 STORAGE = click.option(
-    "--storage", default="storage", envvar="RAYKD_STORAGE", show_default=True, help="Folder of cache and stages, shared by all."
+    "--storage",
+    default="storage",
+    envvar="RAYKD_STORAGE",
+    show_default=True,
+    help="Folder of cache and stages, shared by all.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="End with one JSON object on standard output.")
 PRECISION = click.option(
@@ -145,8 +150,12 @@ def plan(ctx: click.Context, /, storage: str, precision: str, as_json: bool, **k
     help="What to do about teacher outputs that the cache lacks: compute them, wait for another run that does, stop.",
 )  # fmt: skip
 @click.option("--any-teacher", is_flag=True, help="Accept a teacher that is no better than chance.")
-@click.option("--verify-all", is_flag=True, help="Check every input against what the teacher saw, not a sample of each epoch.")
-@click.option("--baseline/--no-baseline", default=True, show_default=True, help="Also train the student alone, to compare.")
+@click.option(
+    "--verify-all", is_flag=True, help="Check every input against what the teacher saw, not a sample of each epoch."
+)
+@click.option(
+    "--baseline/--no-baseline", default=True, show_default=True, help="Also train the student alone, to compare."
+)
 @click.pass_context
 def run(
     ctx: click.Context, /, storage: str, precision: str, as_json: bool, local: bool, workers: int, on_missing: Any,
@@ -170,7 +179,9 @@ def run(
 @STORAGE
 @PRECISION
 @JSON
-@click.option("--weights", default=None, help="Weights file to evaluate; by default what the recipe's run left in the storage.")
+@click.option(
+    "--weights", default=None, help="Weights file to evaluate; by default what the recipe's run left in the storage."
+)
 @click.pass_context
 def evaluate(
     ctx: click.Context, /, storage: str, precision: str, as_json: bool, weights: str | None, **knobs: Any

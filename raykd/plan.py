@@ -166,5 +166,3 @@ def _as_json(step: Step) -> dict[str, Any]:
         "training_flops": step.flops,
         "break_even_epochs": step.break_even,
     }
-
-

@@ -86,9 +86,15 @@ class Recipe:
             return
         if isinstance(kind, tuple):
             if value not in kind:
-                raise ValueError(f"{name}={value!r} of {self.target}: one of {', '.join(map(repr, kind))} would be right")
-        elif not isinstance(value, (float, int) if kind is float else kind) or (kind is not bool and isinstance(value, bool)):
-            raise ValueError(f"{name}={value!r} of {self.target} is {type(value).__name__}: {kind.__name__} would be right")
+                raise ValueError(
+                    f"{name}={value!r} of {self.target}: one of {', '.join(map(repr, kind))} would be right"
+                )
+        elif not isinstance(value, (float, int) if kind is float else kind) or (
+            kind is not bool and isinstance(value, bool)
+        ):
+            raise ValueError(
+                f"{name}={value!r} of {self.target} is {type(value).__name__}: {kind.__name__} would be right"
+            )
 
     def _help(self, name: str) -> str:
         """The docstring's line `name: what it does`."""

@@ -36,7 +36,9 @@ def rows(stage: Stage, storage: Storage) -> Iterator[Row]:
     for name, teacher in needed(stage).items():
         if (row := _row(name, teacher, stage, storage)) is not None:
             yield row
-    others = [("student alone", stage.alone()), ("student distilled", stage)] if stage.teachers else [("student", stage)]
+    others = (
+        [("student alone", stage.alone()), ("student distilled", stage)] if stage.teachers else [("student", stage)]
+    )
     for role, other in others:
         if (row := _row(role, other, stage, storage)) is not None:
             yield row
@@ -73,7 +75,8 @@ def as_json(trained: Trained) -> dict[str, Any]:
         "stage": fingerprint(trained.stage),
         "label": str(trained.stage),
         "metrics": dict(trained.metrics),
-        "teacher_rows": {name: counts.teacher_rows[name] for name in trained.stage.teachers} | dict(counts.teacher_rows),
+        "teacher_rows": {name: counts.teacher_rows[name] for name in trained.stage.teachers}
+        | dict(counts.teacher_rows),
         "preflight_rows": dict(counts.preflight_rows),
         "cache_rows": counts.cache_rows,
         "seconds": {phase: round(float(seconds), 3) for phase, seconds in counts.seconds.items()},
@@ -84,7 +87,15 @@ def as_json(trained: Trained) -> dict[str, Any]:
 def plan_table(plan: Plan) -> Table:
     """What a run would do."""
     grid = Table(title="plan")
-    columns = ("stage", "network", "state", "teacher rows to compute", "cache bytes", "labeling FLOPs", "training FLOPs")
+    columns = (
+        "stage",
+        "network",
+        "state",
+        "teacher rows to compute",
+        "cache bytes",
+        "labeling FLOPs",
+        "training FLOPs",
+    )
     for column in (*columns, "pays after"):
         grid.add_column(column, justify="left" if column in ("stage", "network", "state") else "right")
     for step in plan.steps:
@@ -140,5 +151,3 @@ def _row(role: str, network: Stage | Pretrained, stage: Stage, storage: Storage)
     result = storage.result(network) if isinstance(network, Stage) else None
     seconds = None if result is None else float(result["seconds"])
     return Row(role, network.architecture, metrics["test_top1"], metrics["test_nll"], seconds)
-
-

@@ -42,7 +42,9 @@ class Storage:
             with tempfile.TemporaryFile(dir=self.root) as file:
                 file.write(b"raykd")
         except OSError as error:
-            raise ValueError(f"storage {str(self.root)!r} is not writable ({error.strerror}): name a folder that is") from error
+            raise ValueError(
+                f"storage {str(self.root)!r} is not writable ({error.strerror}): name a folder that is"
+            ) from error
 
     @property
     def cache(self) -> SignalCache:
@@ -112,7 +114,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): remove it, and it will be made again") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not an object: remove it, and it will be made again")
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, not an object: remove it, and it will be made again"
+        )
     return content
 
 

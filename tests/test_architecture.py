@@ -41,7 +41,11 @@ APART = {
 
 def modules() -> dict[str, ast.Module]:
     names = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in ROOT.rglob("*.py")}
-    return {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in names.items() if name != "__init__"}
+    return {
+        name.removesuffix(".__init__"): ast.parse(path.read_text())
+        for name, path in names.items()
+        if name != "__init__"
+    }
 
 
 def imports(tree: ast.Module) -> set[str]:
@@ -90,7 +94,11 @@ def test_every_piece_of_a_method_names_its_source() -> None:
     for module in pkgutil.iter_modules([str(ROOT / "methods")]):
         found = importlib.import_module(f"raykd.methods.{module.name}")
         kinds = (Divergence, Weighting, Temperature, Term, SampleWeight)
-        pieces = [c for _, c in inspect.getmembers(found, inspect.isclass) if issubclass(c, kinds) and c.__module__ == found.__name__]
+        pieces = [
+            c
+            for _, c in inspect.getmembers(found, inspect.isclass)
+            if issubclass(c, kinds) and c.__module__ == found.__name__
+        ]
         functions = [f for _, f in inspect.getmembers(found, inspect.isfunction) if f.__module__ == found.__name__]
         assert pieces or functions
         for piece in pieces:
@@ -103,7 +111,11 @@ def test_the_public_names_are_few_and_there() -> None:
 
 
 def test_no_file_is_long() -> None:
-    assert {path: len(path.read_text().splitlines()) for path in ROOT.rglob("*.py") if len(path.read_text().splitlines()) > 400} == {}
+    assert {
+        path: len(path.read_text().splitlines())
+        for path in ROOT.rglob("*.py")
+        if len(path.read_text().splitlines()) > 400
+    } == {}
 
 
 def test_nothing_switches_on_a_method() -> None:

@@ -68,7 +68,9 @@ class TestDivergence:
     def test_it_is_blind_to_the_order_of_rows(self, divergence: Divergence) -> None:
         batch, order = random_batch(), torch.tensor([3, 0, 5, 1, 4, 2])
         student, teacher = batch.student[LOGITS].detach(), batch.teachers["a"][LOGITS]
-        torch.testing.assert_close(apply(divergence, student[order], teacher[order]), apply(divergence, student, teacher)[order])
+        torch.testing.assert_close(
+            apply(divergence, student[order], teacher[order]), apply(divergence, student, teacher)[order]
+        )
 
     def test_a_row_does_not_depend_on_the_others_unless_it_says_so(self, divergence: Divergence) -> None:
         batch = random_batch()
@@ -78,7 +80,9 @@ class TestDivergence:
         assert torch.allclose(alone, together, atol=1e-6) != divergence.relational
 
     @pytest.mark.parametrize("scale", [0.0, 1e-3, 300.0])
-    def test_value_and_gradient_are_finite_on_flat_and_on_extreme_logits(self, divergence: Divergence, scale: float) -> None:
+    def test_value_and_gradient_are_finite_on_flat_and_on_extreme_logits(
+        self, divergence: Divergence, scale: float
+    ) -> None:
         batch = random_batch(scale=scale)
         value_B = apply(divergence, batch.student[LOGITS], batch.teachers["a"][LOGITS], tau=1.0)
         (gradient,) = torch.autograd.grad(value_B.sum(), batch.student[LOGITS])
@@ -88,12 +92,16 @@ class TestDivergence:
     def test_half_precision_inputs_are_compared_in_float32(self, divergence: Divergence) -> None:
         batch = random_batch()
         student, teacher = batch.student[LOGITS].detach().half(), batch.teachers["a"][LOGITS].half()
-        torch.testing.assert_close(apply(divergence, student, teacher), apply(divergence, student.float(), teacher.float()))
+        torch.testing.assert_close(
+            apply(divergence, student, teacher), apply(divergence, student.float(), teacher.float())
+        )
 
 
 @pytest.mark.parametrize("piece", [*laws.WEIGHTINGS, *laws.TEMPERATURES], ids=str)
 class TestWeightingOrTemperature:
-    def test_it_broadcasts_to_teachers_by_rows_and_is_finite_and_not_negative(self, piece: Weighting | Temperature) -> None:
+    def test_it_broadcasts_to_teachers_by_rows_and_is_finite_and_not_negative(
+        self, piece: Weighting | Temperature
+    ) -> None:
         value = built(piece)(random_batch(), NAMES)  # type: ignore[operator]
         value_TB = value.expand(3, 6)
         assert torch.isfinite(value_TB).all()

@@ -23,8 +23,8 @@ from raykd.objective import (
     SampleWeight,
     Temperature,
     Term,
-    Weighting,
     Weighted,
+    Weighting,
 )
 from raykd.signals import INPUT, LOGITS, Signal
 from raykd.terms import Constant, CrossEntropy, Distill, DistillEnsemble, Uniform
@@ -33,7 +33,9 @@ POOLED = Signal("pooled")
 
 
 def context(names: tuple[str, ...] = NAMES, **extra: tuple[int, ...]) -> Context:
-    shapes = {name: {LOGITS: (5,), **{Signal(tap): shape for tap, shape in extra.items()}} for name in (STUDENT, *names)}
+    shapes = {
+        name: {LOGITS: (5,), **{Signal(tap): shape for tap, shape in extra.items()}} for name in (STUDENT, *names)
+    }
     return Context(shapes, names, classes=5, rows=100)
 
 
@@ -182,7 +184,9 @@ class GateEntropy(Term):
 
 def test_equal_learned_pieces_are_one_module_that_trains_with_the_student() -> None:
     batch = random_batch()
-    batch = Batch(batch.ids_B, batch.labels_B, {**batch.student, INPUT: torch.randn(6, 4)}, batch.teachers, batch.progress)
+    batch = Batch(
+        batch.ids_B, batch.labels_B, {**batch.student, INPUT: torch.randn(6, 4)}, batch.teachers, batch.progress
+    )
     objective = 1.0 * DistillEnsemble(KL(), Gate()) + 0.01 * GateEntropy(Gate())
     criterion = objective.build(context(input=(4,)))
     assert len(list(criterion.parameters())) == 2  # one linear layer, though two terms read it

@@ -57,7 +57,10 @@ def test_pretrained_is_its_content_wherever_it_lies(tmp_path: object) -> None:
     for name in ("one", "two"):
         weights.save(f"{tmp_path}/{name}.safetensors", state, {})
     torch.save(state, f"{tmp_path}/three.pt")
-    found = {fingerprint(Pretrained(architecture, f"{tmp_path}/{name}")) for name in ("one.safetensors", "two.safetensors", "three.pt")}
+    found = {
+        fingerprint(Pretrained(architecture, f"{tmp_path}/{name}"))
+        for name in ("one.safetensors", "two.safetensors", "three.pt")
+    }
     assert len(found) == 1
     weights.save(f"{tmp_path}/one.safetensors", architecture.build().body.state_dict(), {})
     assert fingerprint(Pretrained(architecture, f"{tmp_path}/one.safetensors")) not in found
@@ -83,7 +86,10 @@ def mlp(**changes: object) -> MLP:
         (lambda: replace(tiny.student(), objective=1.0 * Distill(KL(), teachers=("tutor",))), "'tutor'"),
         (lambda: replace(tiny.student(), teachers={"student": tiny.teacher()}), "call it something else"),
         (lambda: replace(tiny.student(), student=mlp(classes=7)), r"7 classes, and the dataset has 10"),
-        (lambda: replace(tiny.student(), student=mlp(shape=(3, 8, 8))), r"\(3, 8, 8\), and the dataset has \(1, 8, 8\)"),
+        (
+            lambda: replace(tiny.student(), student=mlp(shape=(3, 8, 8))),
+            r"\(3, 8, 8\), and the dataset has \(1, 8, 8\)",
+        ),
         (lambda: replace(tiny.student(), init=tiny.teacher()), "must be the same"),
         (lambda: Budget(epochs=0), "epochs=0"),
         (lambda: Budget(batch_size=-1), "batch_size=-1"),
@@ -100,31 +106,10 @@ def test_a_mistake_is_refused_when_it_is_written(write: object, words: str) -> N
 
 
 def test_an_unknown_tap_is_refused_with_those_that_exist() -> None:
-    from test_objective import Hint  # noqa: PLC0415
-
     stage = tiny.student()
-    with pytest.raises(ValueError, match="'nowhere'"):
-        replace(stage, objective=1.0 * Distill(_At("nowhere")))
-    assert replace(stage, objective=1.0 * Distill(Hint())).needs["teacher"]
-
-
-def _At(tap: str) -> object:
-    from dataclasses import dataclass
-
-    from raykd.objective import Divergence
-    from raykd.signals import Signal
-
-    @dataclass(frozen=True)
-    class At(Divergence):
-        tap: str
-
-        @property
-        def student(self) -> Signal:
-            return Signal(self.tap)
-
-        def __call__(self, *_: object) -> None: ...
-
-    return At(tap)
+    with pytest.raises(ValueError, match=r"'nowhere'.*pooled"):
+        replace(stage, objective=1.0 * Distill(tiny.At("nowhere")))
+    assert replace(stage, objective=1.0 * Distill(tiny.At("pooled"))).needs["student"]
 
 
 def test_the_learning_rate_is_a_function_of_how_much_is_done() -> None:

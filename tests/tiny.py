@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from raykd.budget import SGD, Budget
 from raykd.data import Affine, Dataset, Digits, View
 from raykd.methods.kl import KL
 from raykd.models import MLP
+from raykd.objective import Divergence
+from raykd.signals import Signal
 from raykd.stage import Stage
 from raykd.terms import Constant, CrossEntropy, Distill
 
@@ -27,7 +31,9 @@ def student(tau: float = 2.0, epochs: int = 4, replicas: int = 2, seed: int = 0)
     objective = 0.1 * CrossEntropy() + 0.9 * Distill(KL(), temperature=Constant(tau))
     budget = Budget(epochs, batch_size=32, optimiser=SGD(lr=0.05))
     view = View(DATASET, MOVED, replicas=replicas)
-    return Stage(MLP((16,), shape=SHAPE), objective, view, {"teacher": teacher()}, budget=budget, seed=seed, label="student")
+    return Stage(
+        MLP((16,), shape=SHAPE), objective, view, {"teacher": teacher()}, budget=budget, seed=seed, label="student"
+    )
 
 
 def rows() -> int:
@@ -38,3 +44,17 @@ def rows() -> int:
 def with_batch(stage: Stage, size: int) -> Stage:
     """The stage with another batch size."""
     return replace(stage, budget=replace(stage.budget, batch_size=size))
+
+
+@dataclass(frozen=True)
+class At(Divergence):
+    """Compares what stands at a tap; it only has to be written."""
+
+    tap: str
+
+    @property
+    def student(self) -> Signal:
+        return Signal(self.tap)
+
+    def __call__(self, student: Tensor, teacher: Tensor, labels_B: Tensor, tau_B: Tensor) -> Tensor:
+        return student.flatten(1).square().mean(1)

@@ -41,7 +41,9 @@ class Actor:
 
     def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
         """Label each slot of the batch."""
-        slots = [Slot(int(replica), int(index)) for replica, index in zip(batch["replica"], batch["index"], strict=True)]
+        slots = [
+            Slot(int(replica), int(index)) for replica, index in zip(batch["replica"], batch["index"], strict=True)
+        ]
         return {"rows": np.array([self.labeler.label(slot) for slot in slots])}
 
 
@@ -64,5 +66,3 @@ def fill(labeling: Labeling, slots: Sequence[Slot], pool: Pool) -> Iterator[int]
     )
     for row in done.iter_rows():
         yield int(row["rows"])
-
-

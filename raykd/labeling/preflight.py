@@ -79,9 +79,7 @@ def preflight(teacher: Pretrained, view: View, storage: Storage, device: torch.d
     """Try the teacher on `tried(view)`, first replica, and remember what came of it."""
     positions_B = tried(view)
     sample = view.batch(positions_B, np.zeros_like(positions_B))
-    predictor = Predictor(
-        teacher.architecture, teacher.weights, (LOGITS,), device=device, precision=storage.precision
-    )
+    predictor = Predictor(teacher.architecture, teacher.weights, (LOGITS,), device=device, precision=storage.precision)
     logits_BC = predictor(sample.inputs_B)[LOGITS]
     labels_B = sample.labels_B.numpy()
     noted = metadata(teacher.weights).get("val_top1")
@@ -111,7 +109,7 @@ def confirm(teacher: Pretrained, name: str, view: View, storage: Storage) -> Non
     if abs(accuracy - known.accuracy) > DRIFT:
         raise ValueError(
             f"the cached logits of the teacher {name} get {accuracy:.1%} of {len(labels_B)} rows right, where the teacher"
-            f" itself got {known['accuracy']:.1%}: rows and outputs are out of step; remove {reader.entry}"
+            f" itself got {known.accuracy:.1%}: rows and outputs are out of step; remove {reader.entry}"
         )
 
 
@@ -119,5 +117,3 @@ def _accuracy(logits_BC: NDArray[np.float32], labels_B: NDArray[np.int64]) -> fl
     """Share of rows whose largest logit is the label's. A row without finite logits, or with equal ones, is wrong."""
     decided_B = np.isfinite(logits_BC).all(1) & (np.ptp(logits_BC, axis=1) > 0)
     return float(np.mean((logits_BC.argmax(1) == labels_B) & decided_B))
-
-

@@ -31,6 +31,7 @@ from raykd.models.fit import check_origin, check_tensors, completed
 from raykd.models.network import Network
 
 NESTED = ("state_dict", "model")
+ADVICE = "save safetensors or a plain state_dict"
 LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
@@ -149,12 +150,14 @@ def _pickled(content: bytes, path: str) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file fails in every way: KeyError, EOFError, RuntimeError ...
         # a weights-only reader stops at the first name that it does not know
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code is None and content.startswith(
+            (b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        ):  # torch's own pickles are older
+            raise ValueError(f"{path} is a pickle, which may hold code and is not run: {ADVICE}") from error
         if code is None:
             refused = isinstance(error, pickle.UnpicklingError)  # its own words tell how to run whatever the file holds
             raise _unreadable(path, "torch's weights-only reader refuses it" if refused else error) from error
-        raise ValueError(
-            f"{path} holds code ({code[1]}), which is not run: save safetensors or a plain state_dict"
-        ) from error
+        raise ValueError(f"{path} holds code ({code[1]}), which is not run: {ADVICE}") from error
     for key in NESTED:
         if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
             stored = stored[key]

@@ -1,8 +1,8 @@
 """Where labeling and training meet.
 
-    runner.py     Runner: walks the plan.   Local: one process, no Ray
-    cluster.py    Cluster: the same on Ray
-    progress.py   what a person sees of it
+runner.py     Runner: walks the plan.   Local: one process, no Ray
+cluster.py    Cluster: the same on Ray
+progress.py   what a person sees of it
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 from raykd.training.evaluate import evaluate
 
-__all__ = ["PRECISIONS", "Display", "Local", "Runner", "Trained", "evaluation", "make_runner", "run", "teacher_precision"]
+__all__ = [
+    "PRECISIONS",
+    "Display",
+    "Local",
+    "Runner",
+    "Trained",
+    "evaluation",
+    "make_runner",
+    "run",
+    "teacher_precision",
+]
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 

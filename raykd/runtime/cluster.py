@@ -1,7 +1,8 @@
 """The Ray runner: pools of teachers through Ray Data, students through Ray Train, on whatever cluster there is.
 
 Inside a submitted job, and wherever RAY_ADDRESS says so, it joins that cluster; otherwise it starts a local one and takes it
-down again. What a start costs is settled here, once: how often Train's controller polls, the allocator's thresholds, threads.
+down again. On a local one, what needs one process is done in this one: a worker group of one would cost 10 s and add nothing.
+What a start costs is settled here, once: how often Train's controller polls, the allocator's thresholds, threads.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -52,6 +53,8 @@ class Cluster(Runner):
     """Runs on Ray. `workers` train a stage together."""
 
     workers: int = 1
+    _own: bool = field(default=False, init=False)
+    """Whether the cluster is this machine alone, started for this run."""
 
     def place(self, stage: Stage) -> Stage:
         """In-memory rows go to the storage: workers get a path. Pieces that are not installed travel with their code."""
@@ -68,10 +71,11 @@ class Cluster(Runner):
             yield
             return
         with self.counts.phase("start"):
-            _start()
+            self._own = _start()
         try:
             yield
         finally:
+            self._own = False
             ray.shutdown()
 
     def label(self, labeling: Labeling, slots: Sequence[Slot]) -> Iterator[int]:
@@ -86,15 +90,22 @@ class Cluster(Runner):
         """A Ray Train worker group; epochs are shown as they appear on the storage."""
         cpus, gpus = _resources()
         if self.workers > (gpus or cpus):
-            raise ValueError(f"workers={self.workers}: the cluster has {cpus} CPUs and {gpus} GPUs, one is needed for each")
+            raise ValueError(
+                f"workers={self.workers}: the cluster has {cpus} CPUs and {gpus} GPUs, one is needed for each"
+            )
         share = max(1, cpus // self.workers)
-        workers = Workers(self.workers, share, gpu=gpus > 0, environment={**WORKER, **_threads(share)})
-        name = f"{fingerprint(job.stage)}-{uuid4().hex[:8]}"  # Train resumes a name it knows; we resume from our storage
+        group = 0 if self._own and self.workers == 1 else self.workers
+        workers = Workers(group, share, gpu=gpus > 0, environment={**WORKER, **_threads(share)})
+        name = (
+            f"{fingerprint(job.stage)}-{uuid4().hex[:8]}"  # Train resumes a name it knows; we resume from our storage
+        )
         with Tail(job.folder / "metrics.jsonl", on_epoch):
             return train_on(job, workers, name)
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
         """A task with a GPU where there are some."""
+        if self._own:
+            return _call(function, *arguments)
         _, gpus = _resources()
         task = ray.remote(_call).options(num_gpus=1 if gpus else 0, runtime_env={"env_vars": WORKER})
         found: T = ray.get(task.remote(function, *arguments))
@@ -119,15 +130,17 @@ def _call(function: Callable[..., T], *arguments: object) -> T:
     return function(*arguments, device())
 
 
-def _start() -> None:
+def _start() -> bool:
+    """Join or start a cluster; whether it was started."""
     os.environ.update({name: value for name, value in DRIVER.items() if name not in os.environ})
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}  # errors come back as exceptions
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
-    else:
-        ray.init(address="local", include_dashboard=False, **quiet)
+        return False
+    ray.init(address="local", include_dashboard=False, **quiet)
+    return True
 
 
 def _resources() -> tuple[int, int]:
@@ -138,5 +151,3 @@ def _resources() -> tuple[int, int]:
 
 def _threads(count: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
-
-

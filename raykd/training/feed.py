@@ -88,5 +88,3 @@ class Feed:
 def _open(job: TrainingJob, name: str, signals: frozenset[Observable]) -> dict[Observable, Reader]:
     entries = job.storage.entries(name, job.stage.teachers[name], job.stage.view, signals)
     return {signal: entry.open(job.stage.view.replicas) for signal, entry in zip(signals, entries, strict=True)}
-
-

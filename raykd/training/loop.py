@@ -258,4 +258,3 @@ def _finish(training: Training) -> None:
     )
     seconds = sum(epoch["seconds"] for epoch in training.history)
     write_json(job.folder / "result.json", {"weights": digest, "metrics": metrics, "seconds": seconds})
-

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray.train
 import torch
+from ray import cloudpickle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -27,6 +28,7 @@ class Workers:
     """How many workers, and what each takes of a node. Not identity: it changes no result beyond rounding."""
 
     count: int
+    """0: in this process, which costs nothing to start."""
     cpus: float
     gpu: bool
     environment: Mapping[str, str]
@@ -37,13 +39,16 @@ def train_on(job: TrainingJob, workers: Workers, name: str) -> int:
 
     Raises `DivergedError` as the loop does, and whatever Ray raises when restarting does not help.
     """
+    # as bytes, because the controller unpacks the configuration too, and would import torch to do so
     trainer = TorchTrainer(
         _loop,  # type: ignore[arg-type]
-        train_loop_config={"job": job, "threads": max(1, int(workers.cpus))},
+        train_loop_config={"job": cloudpickle.dumps(job), "threads": max(1, int(workers.cpus))},
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpu,
-            resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.gpu else {})},
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.gpu else {})}
+            if workers.count
+            else None,
         ),
         run_config=RunConfig(
             name=name,
@@ -55,7 +60,7 @@ def train_on(job: TrainingJob, workers: Workers, name: str) -> int:
     outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
     if "diverged" in outcome:
         raise DivergedError(outcome["diverged"])
-    return int(outcome["cache_rows"]) * workers.count
+    return int(outcome["cache_rows"]) * max(1, workers.count)
 
 
 def _loop(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +68,6 @@ def _loop(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(config["threads"])
     process = Process.current(ray.train.get_context().get_local_rank())
     try:
-        return {"cache_rows": train(config["job"], process)}
+        return {"cache_rows": train(cloudpickle.loads(config["job"]), process)}
     except DivergedError as error:
         return {"diverged": str(error)}

@@ -58,7 +58,9 @@ def test_at_high_temperature_it_is_the_squared_distance_of_centred_logits_over_t
 def test_each_row_has_its_own_temperature() -> None:
     student, teacher, labels_B = pair()
     taus_B = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
-    apart = torch.cat([KL()(student[i : i + 1], teacher[i : i + 1], labels_B[i : i + 1], taus_B[i : i + 1]) for i in range(5)])
+    apart = torch.cat(
+        [KL()(student[i : i + 1], teacher[i : i + 1], labels_B[i : i + 1], taus_B[i : i + 1]) for i in range(5)]
+    )
     torch.testing.assert_close(KL()(student, teacher, labels_B, taus_B), apart)
 
 

@@ -16,6 +16,7 @@ import tiny
 from safetensors.torch import load_file
 from torch import Tensor
 
+from raykd.budget import SGD
 from raykd.cache import Shard, Slot, input_checksums
 from raykd.data import Arrays, Dataset, Operation, View
 from raykd.data.ops import Draws
@@ -42,7 +43,7 @@ def _ray() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(params=["local", "ray"])
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
 def runner(request: pytest.FixtureRequest) -> MakeRunner:
     """Makes runners of one kind on a storage."""
     kind: type[Runner] = Local
@@ -61,7 +62,9 @@ def lines(trained: Trained) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if "second" not in k} for line in text.splitlines()]
 
 
-def test_a_run_yields_network_metrics_and_counts_and_a_second_run_does_nothing(runner: MakeRunner, tmp_path: Path) -> None:
+def test_a_run_yields_network_metrics_and_counts_and_a_second_run_does_nothing(
+    runner: MakeRunner, tmp_path: Path
+) -> None:
     first = run(runner, tmp_path, tiny.student())
     assert first.counts.teacher_rows == {"teacher": tiny.rows() * 2}
     assert first.counts.cache_rows == 4 * (tiny.rows() // 32) * 32
@@ -78,7 +81,9 @@ def test_a_run_yields_network_metrics_and_counts_and_a_second_run_does_nothing(r
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
-def test_another_temperature_asks_the_teacher_nothing_and_trains_another_student(runner: MakeRunner, tmp_path: Path) -> None:
+def test_another_temperature_asks_the_teacher_nothing_and_trains_another_student(
+    runner: MakeRunner, tmp_path: Path
+) -> None:
     first = run(runner, tmp_path, tiny.student(tau=4.0))
     second = run(runner, tmp_path, tiny.student(tau=2.0))
     assert not second.counts.teacher_rows
@@ -128,7 +133,10 @@ def test_in_memory_rows_reach_the_workers(runner: MakeRunner, tmp_path: Path) ->
     shape = {"classes": 3, "shape": (4,)}
     teacher = replace(tiny.teacher(), student=MLP((16,), **shape), view=View(dataset))  # type: ignore[arg-type]
     student = replace(
-        tiny.student(), student=MLP((4,), **shape), view=View(dataset), teachers={"teacher": teacher}  # type: ignore[arg-type]
+        tiny.student(),
+        student=MLP((4,), **shape),
+        view=View(dataset),
+        teachers={"teacher": teacher},  # type: ignore[arg-type]
     )
     assert run(runner, tmp_path, student).metrics["test_top1"] > 0.6
 
@@ -146,7 +154,9 @@ class Unsteady(Operation):
 _calls = itertools.count()
 
 
-def test_the_entry_is_right_though_every_third_call_fails(tmp_path: Path, _ray: None) -> None:
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray")
+def test_the_entry_is_right_though_every_third_call_fails(tmp_path: Path) -> None:
     steady = run(lambda root, **s: Local(Storage(root), Display(quiet=True), **s), tmp_path, tiny.teacher())
     teacher = Pretrained(steady.stage.student, steady.weights)
     view = View(tiny.DATASET, (Unsteady(),), replicas=12)
@@ -200,16 +210,15 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_rate_and_keeps_the_c
     runner: MakeRunner, tmp_path: Path
 ) -> None:
     stage = replace(tiny.teacher(), budget=replace(tiny.teacher().budget, optimiser=Exploding(lr=0.1)))
-    with pytest.raises(DivergedError, match=r"CrossEntropy is not finite at step \d+ of epoch 2, learning rate") as error:
+    with pytest.raises(
+        DivergedError, match=r"CrossEntropy is not finite at step \d+ of epoch 2, learning rate"
+    ) as error:
         run(runner, tmp_path, stage)
     assert "\n" not in str(error.value)
     folder = tmp_path / "stages" / fingerprint(stage)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert all(tensor.isfinite().all() for tensor in load_file(folder / "last.safetensors").values())
     assert not (folder / "result.json").exists()
-
-
-from raykd.budget import SGD  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -231,16 +240,22 @@ class Exploding(SGD):
         return optimiser
 
 
-def test_two_workers_train_what_one_trains(tmp_path: Path, _ray: None) -> None:
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray")
+def test_two_workers_train_what_one_trains(tmp_path: Path) -> None:
     one = run(lambda root, **s: Local(Storage(root), Display(quiet=True), **s), tmp_path / "one", tiny.student())
-    two = run(lambda root, **s: Cluster(Storage(root), Display(quiet=True), **s), tmp_path / "two", tiny.student(), workers=2)
+    two = run(
+        lambda root, **s: Cluster(Storage(root), Display(quiet=True), **s), tmp_path / "two", tiny.student(), workers=2
+    )
     assert two.metrics == pytest.approx(one.metrics, abs=0.02)
     assert two.counts.cache_rows == one.counts.cache_rows
     for found, expected in zip(lines(two), lines(one), strict=True):
         assert found["terms"] == pytest.approx(expected["terms"], rel=1e-2)
 
 
-def test_more_workers_than_there_are_places_for_are_refused(tmp_path: Path, _ray: None) -> None:
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray")
+def test_more_workers_than_there_are_places_for_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="workers=64"):
         Cluster(Storage(tmp_path), Display(quiet=True), workers=64).run(tiny.teacher())
 

@@ -1,0 +1,35 @@
+# What CI runs is what a person types. Everything is set up on first use, in .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+SETUP := .venv/.set-up
+
+.PHONY: setup demo test lint fast bench clean
+
+setup: $(SETUP)
+
+$(SETUP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(SETUP) ## distil a digits teacher on a local Ray
+	$(BIN)/raykd run jobs/digits.py:kd
+
+lint: $(SETUP) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## everything
+	$(BIN)/pytest
+
+fast: $(SETUP) ## what needs no cluster
+	$(BIN)/pytest -m "not ray"
+
+bench: $(SETUP) ## the ratios of RESULTS.md
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/epoch.py
+
+clean:
+	rm -rf .venv storage

@@ -1,0 +1,86 @@
+"""Recipes for the tests of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import tiny
+
+from raykd import Dataset, Pretrained, Stage, View
+from raykd.data import Arrays
+from raykd.models import MLP
+
+
+def kd(
+    tau: float = 2.0, epochs: int = 2, kind: Literal["sgd", "adam"] = "sgd", replicas: int = 1, mixed: bool = False
+) -> Stage:
+    """A tiny distillation.
+
+    tau: temperature that softens both
+    """
+    assert kind in ("sgd", "adam")
+    assert isinstance(mixed, bool)
+    return replace(tiny.student(tau=tau, epochs=epochs, replicas=replicas), label="tiny kd")
+
+
+def required(steps: int) -> Stage:
+    """Needs a knob."""
+    return kd(epochs=steps)
+
+
+def nothing() -> Stage:
+    """Returns no stage."""
+    return None  # type: ignore[return-value]
+
+
+def given(weights: str, hidden: int = 32) -> Stage:
+    """Distils a network that came from a file."""
+    return replace(tiny.student(), teachers={"teacher": Pretrained(MLP((hidden,), shape=tiny.SHAPE), weights)})
+
+
+def _arrays(inputs: np.ndarray, labels: np.ndarray, **changes: int) -> Stage:
+    dataset = Dataset(Arrays(inputs, labels, **changes))  # type: ignore[arg-type]
+    return replace(tiny.teacher(), student=MLP((4,), classes=3, shape=(4,)), view=View(dataset))
+
+
+def poisoned(what: Literal["nan", "label", "empty"] = "nan") -> Stage:
+    """Rows with something wrong."""
+    inputs, labels = np.zeros((60, 4), np.float32), np.arange(60) % 3
+    if what == "nan":
+        inputs[7, 2] = np.nan
+    if what == "label":
+        labels[11] = 3
+    if what == "empty":
+        inputs, labels = inputs[:0], labels[:0]
+    return _arrays(inputs, labels, classes=3)
+
+
+def elsewhere(folder: str = "/no/such/folder") -> Stage:
+    """Data that are not there."""
+    from raykd.data import FashionMNIST
+
+    return replace(
+        tiny.teacher(), student=MLP((4,), shape=(1, 28, 28)), view=View(Dataset(FashionMNIST(folder=folder)))
+    )
+
+
+def mismatched() -> Stage:
+    """A student with other classes than the data."""
+    return replace(tiny.student(), student=MLP((8,), classes=7, shape=tiny.SHAPE))
+
+
+def untaught() -> Stage:
+    """A term that names no teacher."""
+    from raykd import Distill
+    from raykd.methods.kl import KL
+
+    return replace(tiny.student(), objective=1.0 * Distill(KL(), teachers=("tutor",)))
+
+
+def observed(tap: str = "nowhere") -> Stage:
+    """A term that reads a tap."""
+    from raykd import Distill
+
+    return replace(tiny.student(), objective=1.0 * Distill(tiny.At(tap)))
