@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import tiny
+from torch import Tensor
 
 from raykd import Dataset, Pretrained, Stage, View
-from raykd.data import Arrays
+from raykd.data import Arrays, Draws, Operation
 from raykd.models import MLP
 
 
@@ -84,3 +86,20 @@ def observed(tap: str = "nowhere") -> Stage:
     from raykd import Distill
 
     return replace(tiny.student(), objective=1.0 * Distill(tiny.At(tap)))
+
+
+@dataclass(frozen=True)
+class Slow(Operation):
+    """Changes nothing, and takes its time."""
+
+    seconds: float
+
+    def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
+        time.sleep(self.seconds)
+        return images_BCHW
+
+
+def slow(replicas: int = 16, epochs: int = 12) -> Stage:
+    """A distillation that takes long enough to be killed in the middle of labeling and of training."""
+    written = tiny.student(epochs=epochs, replicas=replicas)
+    return replace(written, view=replace(written.view, ops=(Slow(0.02),)), label="slow")
