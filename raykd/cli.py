@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -20,8 +19,7 @@ from raykd import recipes, report
 from raykd.cite import bibliography
 from raykd.identity import fingerprint
 from raykd.plan import plan as plan_of
-from raykd.runtime import PRECISIONS, Display, evaluation, make_runner, teacher_precision
-from raykd.storage import Storage
+from raykd.runtime import PRECISIONS, Display, evaluation, make_runner, open_storage
 from raykd.training.loop import DivergedError
 
 OUT = Console(width=None if sys.stdout.isatty() else 140)
@@ -130,7 +128,7 @@ def cli(traceback: bool) -> None:
 def plan(ctx: click.Context, /, storage: str, precision: str, as_json: bool, **knobs: Any) -> None:
     """Show what a run would do: stages, what exists, rows to compute, bytes, FLOPs. Computes nothing."""
     stage = _stage(ctx, knobs)
-    place = Storage(Path(storage), teacher_precision(precision))
+    place = open_storage(storage, precision)
     found = plan_of([stage], place)
     OUT.print(report.plan_table(found))
     OUT.print(f"L = {stage.objective}", markup=False)
@@ -167,6 +165,9 @@ def run(
         storage, local=local, workers=workers, precision=precision, on_missing=on_missing, any_teacher=any_teacher,
         verify="all" if verify_all else "sample", display=Display(),
     )  # fmt: skip
+    for knob in _knobs(ctx).values():
+        runner.display.line(f"{knob.name} = {knobs[knob.name]}{f': {knob.help}' if knob.help else ''}")
+    runner.display.line(f"L = {stage.objective}")
     stages = [stage.alone(), stage] if baseline and stage.teachers else [stage]
     trained = runner.run(*stages)[-1]
     OUT.print(report.table(trained.stage, runner.storage))
@@ -214,7 +215,7 @@ def cache() -> None:
 @JSON
 def cache_ls(storage: str, as_json: bool) -> None:
     """List the entries: teacher, dataset, view, signal, rows, bytes."""
-    entries = Storage(Path(storage)).cache.entries()
+    entries = open_storage(storage, "float32").cache.entries()
     OUT.print(report.cache_table(entries))
     if as_json:
         _print_json({"entries": [report.entry_json(entry) for entry in entries]})
@@ -225,7 +226,7 @@ def cache_ls(storage: str, as_json: bool) -> None:
 @JSON
 def cache_verify(storage: str, as_json: bool) -> None:
     """Read every shard and check it against its checksum. Exit code 1 if some were bad: they count as missing from now on."""
-    reports = {entry.key_digest: entry.verify() for entry in Storage(Path(storage)).cache.entries()}
+    reports = {entry.key_digest: entry.verify() for entry in open_storage(storage, "float32").cache.entries()}
     corrupt = [str(path) for found in reports.values() for path in found.corrupt]
     shards, size = sum(found.shards for found in reports.values()), sum(found.bytes for found in reports.values())
     OUT.print(f"{len(reports)} entries, {shards} good shards, {size:,} bytes, {len(corrupt)} corrupt")

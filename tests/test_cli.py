@@ -60,6 +60,7 @@ def test_run_ends_with_a_table_and_one_json_object(raykd: Any, tmp_path: Path) -
     assert f"{tmp_path}/storage" in found["network"]
     for word in ("teacher", "student alone", "student distilled", "retention"):
         assert word in done.out
+    assert "tau = 3.0: temperature that softens both" in done.err
     assert "L = 0.1 * CrossEntropy + 0.9 * Distill(KL, tau 3)" in done.err
     assert "CrossEntropy" in done.err
     assert "%)" in done.err  # each term's share of the loss, at every epoch
@@ -189,6 +190,7 @@ MISTAKES = [
     (["run", f"{JOBS}:poisoned", "--what", "label"], ["row 11", "label 3", "0..2"]),
     (["run", f"{JOBS}:poisoned", "--what", "empty"], ["no rows"]),
     (["run", KD, "--storage", "/proc/raykd"], ["/proc/raykd", "not writable"]),
+    (["run", KD, "--storage", "s3://bucket/raykd"], ["s3://bucket/raykd", "folder"]),
     (["run", KD, "--workers", "0"], ["--workers"]),
     (["run", KD, "--on-missing", "pray"], ["pray", "compute"]),
     (["eval", KD], ["not trained"]),

@@ -49,6 +49,9 @@ class Dataset:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"Dataset has limit={self.limit}: at least 1 training row, or None for all")
 
+    def __str__(self) -> str:
+        return type(self.train).__name__ + (f", {self.limit} rows" if self.limit else "")
+
     @property
     def classes(self) -> int:
         """How many classes the labels count."""

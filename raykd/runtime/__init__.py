@@ -64,7 +64,7 @@ def run(
 
 def make_runner(storage: str | Path, *, local: bool, workers: int, precision: str, **settings: Any) -> Runner:
     """A runner on a storage, with precisions settled for the hardware."""
-    place = Storage(Path(storage).absolute(), teacher_precision(precision))
+    place = open_storage(storage, precision)
     student = "float32" if not _gpus() else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     settings["precision"] = student if precision == "auto" else precision
     if local:
@@ -81,7 +81,7 @@ def evaluation(stage: Stage, storage: str | Path, *, weights: str | None, precis
 
     Raises `ValueError` if the stage is not trained and no weights are given.
     """
-    place = Storage(Path(storage).absolute(), teacher_precision(precision))
+    place = open_storage(storage, precision)
     if weights is None and place.result(stage) is None:
         raise ValueError(f"{stage} is not trained on this storage: run it first, or name a file with --weights")
     path = weights or place.weights(stage)
@@ -89,11 +89,18 @@ def evaluation(stage: Stage, storage: str | Path, *, weights: str | None, precis
     return evaluate(stage.student, path, stage.view, place.evaluation(digest, stage.view), place.precision, device())
 
 
-def teacher_precision(precision: str) -> str:
-    """What teachers compute in: float16 where there are GPUs, since their outputs are kept in float16 anyway."""
-    if precision != "auto":
-        return precision
-    return "float16" if _gpus() else "float32"
+def open_storage(storage: str | Path, precision: str = "auto") -> Storage:
+    """The storage in a folder. Teachers compute in float16 where there are GPUs: their outputs are kept in float16 anyway.
+
+    Raises `ValueError` for a URL.
+    """
+    if "://" in str(storage):
+        raise ValueError(
+            f"storage {str(storage)!r} is a URL: name a folder that all workers see, such as a mounted bucket"
+        )
+    if precision == "auto":
+        precision = "float16" if _gpus() else "float32"
+    return Storage(Path(storage).absolute(), precision)
 
 
 def _gpus() -> bool:

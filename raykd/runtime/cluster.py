@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import ray
 from ray import cloudpickle
+from ray.exceptions import RayError
 
 from raykd.cache import Slot
 from raykd.device import device
@@ -84,7 +85,8 @@ class Cluster(Runner):
         actors = gpus or cpus
         # half a core on paper: a pool that reserves every core leaves none for Ray Data itself
         pool = Pool(actors, cpus=0.5, gpus=1.0 if gpus else 0.0, environment={**WORKER, **_threads(1)})
-        return fill(labeling, slots, pool)
+        with _plain_errors():
+            yield from fill(labeling, slots, pool)
 
     def train(self, job: TrainingJob, on_epoch: Callable[[Epoch], None]) -> int:
         """A Ray Train worker group; epochs are shown as they appear on the storage."""
@@ -96,10 +98,9 @@ class Cluster(Runner):
         share = max(1, cpus // self.workers)
         group = 0 if self._own and self.workers == 1 else self.workers
         workers = Workers(group, share, gpu=gpus > 0, environment={**WORKER, **_threads(share)})
-        name = (
-            f"{fingerprint(job.stage)}-{uuid4().hex[:8]}"  # Train resumes a name it knows; we resume from our storage
-        )
-        with Tail(job.folder / "metrics.jsonl", on_epoch):
+        # Train resumes a name that it knows; we resume from our own storage
+        name = f"{fingerprint(job.stage)}-{uuid4().hex[:8]}"
+        with _plain_errors(), Tail(job.folder / "metrics.jsonl", on_epoch):
             return train_on(job, workers, name)
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
@@ -108,8 +109,33 @@ class Cluster(Runner):
             return _call(function, *arguments)
         _, gpus = _resources()
         task = ray.remote(_call).options(num_gpus=1 if gpus else 0, runtime_env={"env_vars": WORKER})
-        found: T = ray.get(task.remote(function, *arguments))
+        with _plain_errors():
+            found: T = ray.get(task.remote(function, *arguments))
         return found
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A mistake found by a worker is the same one-line error here: what Ray wraps around it helps nobody.
+
+    Errors of other kinds pass as they are, with the worker's traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        mistake = _mistake(error)
+        if mistake is None:
+            raise
+        raise mistake from None
+
+
+def _mistake(error: BaseException) -> ValueError | None:
+    """The `ValueError` that a worker raised, inside what Ray made of it."""
+    if isinstance(error, ValueError) and not isinstance(error, RayError):
+        return error
+    inner = [getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()]
+    found = (_mistake(each) for each in inner if isinstance(each, BaseException))
+    return next((each for each in found if each is not None), None)
 
 
 def _installed(module: ModuleType) -> bool:

@@ -48,7 +48,9 @@ def test_a_good_teacher_passes_and_is_tried_once(tmp_path: Path, taught: Trained
 def test_wrong_weights_are_refused_before_any_work_unless_told_otherwise(tmp_path: Path) -> None:
     random = MLP((32,), shape=tiny.SHAPE).build().body.state_dict()
     stage = student_of(MLP((32,), shape=tiny.SHAPE), write(tmp_path / "random.safetensors", random))
-    with pytest.raises(ValueError, match=r"the teacher teacher gets \d+\.\d% of 512 .* not clearly better than chance") as error:
+    with pytest.raises(
+        ValueError, match=r"the teacher teacher gets \d+\.\d% of 512 .* not clearly better than chance"
+    ) as error:
         local(tmp_path).run(stage)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.arrow"))
@@ -64,8 +66,13 @@ def test_a_teacher_that_says_nothing_is_refused(tmp_path: Path, taught: Trained)
 
 def test_classes_in_another_order_are_refused(tmp_path: Path, taught: Trained) -> None:
     state = load_file(taught.weights)
-    last = list(state)[-2:] if len(state) == 4 else [name for name, tensor in state.items() if tensor.shape[:1] == (10,)]
-    turned = {name: tensor.roll(1, 0) if name in last or tensor.shape[:1] == (10,) else tensor for name, tensor in state.items()}
+    last = (
+        list(state)[-2:] if len(state) == 4 else [name for name, tensor in state.items() if tensor.shape[:1] == (10,)]
+    )
+    turned = {
+        name: tensor.roll(1, 0) if name in last or tensor.shape[:1] == (10,) else tensor
+        for name, tensor in state.items()
+    }
     with pytest.raises(ValueError, match="not clearly better than chance"):
         local(tmp_path).run(student_of(MLP((32,), shape=tiny.SHAPE), write(tmp_path / "turned.safetensors", turned)))
 

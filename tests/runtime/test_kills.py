@@ -21,7 +21,18 @@ REPLICAS, EPOCHS = 16, 12
 
 def command(storage: Path, *words: str) -> list[str]:
     knobs = ["--replicas", str(REPLICAS), "--epochs", str(EPOCHS)]
-    return [sys.executable, "-m", "raykd", "run", f"{JOBS}:slow", *knobs, "--storage", str(storage), "--no-baseline", *words]
+    return [
+        sys.executable,
+        "-m",
+        "raykd",
+        "run",
+        f"{JOBS}:slow",
+        *knobs,
+        "--storage",
+        str(storage),
+        "--no-baseline",
+        *words,
+    ]
 
 
 def finish(storage: Path, *words: str) -> dict[str, Any]:
@@ -33,7 +44,10 @@ def finish(storage: Path, *words: str) -> dict[str, Any]:
 def kill_when(storage: Path, reached: Callable[[], bool], *words: str) -> None:
     """Start the run, and kill it once `reached` says so."""
     storage.mkdir(exist_ok=True)
-    with (storage / "log").open("w") as log, subprocess.Popen(command(storage, *words), stdout=log, stderr=log) as process:
+    with (
+        (storage / "log").open("w") as log,
+        subprocess.Popen(command(storage, *words), stdout=log, stderr=log) as process,
+    ):
         give_up = time.monotonic() + 120
         while not reached():
             assert process.poll() is None, f"it ended too early: {(storage / 'log').read_text()}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import tiny
 from safetensors.torch import load_file
 from torch import Tensor
 
+import raykd
 from raykd.budget import SGD
 from raykd.cache import Shard, Slot, input_checksums
 from raykd.data import Arrays, Dataset, Operation, View
@@ -124,6 +127,39 @@ def test_on_missing_error_names_what_is_missing_and_computes_nothing(runner: Mak
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
+def test_on_missing_wait_lets_another_run_compute(tmp_path: Path) -> None:
+    local = Local(Storage(tmp_path), Display(quiet=True))
+    teacher = local.run(tiny.teacher())[0]
+    given = Pretrained(teacher.stage.student, teacher.weights)
+    labeling = Labeling("teacher", given, tiny.student().view, (LOGITS,), local.storage)
+
+    def fill_later() -> None:
+        time.sleep(1.5)
+        assert sum(local.label(labeling, list(labeling.missing()))) == 2 * tiny.rows()
+
+    other = threading.Thread(target=fill_later)
+    other.start()
+    waited = Local(Storage(tmp_path), Display(quiet=True), on_missing="wait").run(tiny.student())[0]
+    other.join()
+    assert not waited.counts.teacher_rows
+    assert waited.counts.cache_rows > 0
+
+
+def test_precision_is_in_the_key_of_what_teachers_say_and_not_in_the_stage(tmp_path: Path) -> None:
+    Local(Storage(tmp_path), Display(quiet=True)).run(tiny.student())
+    half = Local(Storage(tmp_path, "bfloat16"), Display(quiet=True), precision="bfloat16")
+    assert not half.run(tiny.student())[0].counts.teacher_rows  # the stage exists
+    other = half.run(tiny.student(tau=3.0))[0]
+    assert other.counts.teacher_rows == {"teacher": 2 * tiny.rows()}
+    assert other.metrics["test_top1"] > 0.6
+
+
+def test_run_is_one_call_from_python(tmp_path: Path) -> None:
+    done = raykd.run(tiny.teacher(), storage=tmp_path, local=True, quiet=True)
+    assert done.metrics["test_top1"] > 0.6
+    assert not done.network.training
+
+
 def test_in_memory_rows_reach_the_workers(runner: MakeRunner, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     labels = np.arange(300) % 3
@@ -139,6 +175,17 @@ def test_in_memory_rows_reach_the_workers(runner: MakeRunner, tmp_path: Path) ->
         teachers={"teacher": teacher},  # type: ignore[arg-type]
     )
     assert run(runner, tmp_path, student).metrics["test_top1"] > 0.6
+
+
+def test_a_mistake_that_a_worker_finds_is_one_line_here(runner: MakeRunner, tmp_path: Path) -> None:
+    teacher = run(runner, tmp_path, tiny.teacher())
+    large = {name: 1e4 * tensor for name, tensor in load_file(teacher.weights).items()}  # logits beyond float16
+    weights.save(str(tmp_path / "large.safetensors"), large, {})
+    given = Pretrained(teacher.stage.student, str(tmp_path / "large.safetensors"))
+    with pytest.raises(ValueError, match=r"row \d+") as error:
+        run(runner, tmp_path, replace(tiny.student(), teachers={"teacher": given}))
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
 @dataclass(frozen=True)
