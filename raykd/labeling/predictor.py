@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raykd.device import autocast
+from raykd.device import autocast, keep_memory
 from raykd.models import Architecture
 from raykd.models.weights import load_into
 from raykd.signals import Observable
@@ -32,6 +32,7 @@ class Predictor:
         device: torch.device,
         precision: str = "float32",
     ):
+        keep_memory()
         self.signals = tuple(signals)
         self.device = device
         self.precision = precision

@@ -2,7 +2,7 @@
 
 Inside a submitted job, and wherever RAY_ADDRESS says so, it joins that cluster; otherwise it starts a local one and takes it
 down again. On a local one, what needs one process is done in this one: a worker group of one would cost 10 s and add nothing.
-What a start costs is settled here, once: how often Train's controller polls, the allocator's thresholds, threads.
+What a start costs is settled here, once: how often Train's controller polls, and threads.
 """
 
 from __future__ import annotations
@@ -42,11 +42,6 @@ DRIVER = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
-WORKER = {
-    # glibc gives memory back too eagerly: CPU convolutions are 2.2-2.4x faster without
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-}
 
 
 @dataclass
@@ -84,7 +79,7 @@ class Cluster(Runner):
         cpus, gpus = _resources()
         actors = gpus or cpus
         # half a core on paper: a pool that reserves every core leaves none for Ray Data itself
-        pool = Pool(actors, cpus=0.5, gpus=1.0 if gpus else 0.0, environment={**WORKER, **_threads(1)})
+        pool = Pool(actors, cpus=0.5, gpus=1.0 if gpus else 0.0, environment=_environment(1))
         with _plain_errors():
             yield from fill(labeling, slots, pool)
 
@@ -97,7 +92,7 @@ class Cluster(Runner):
             )
         share = max(1, cpus // self.workers)
         group = 0 if self._own and self.workers == 1 else self.workers
-        workers = Workers(group, share, gpu=gpus > 0, environment={**WORKER, **_threads(share)})
+        workers = Workers(group, share, gpu=gpus > 0, environment=_environment(share))
         # Train resumes a name that it knows; we resume from our own storage
         name = f"{fingerprint(job.stage)}-{uuid4().hex[:8]}"
         with _plain_errors(), Tail(job.folder / "metrics.jsonl", on_epoch):
@@ -108,7 +103,8 @@ class Cluster(Runner):
         if self._own:
             return _call(function, *arguments)
         _, gpus = _resources()
-        task = ray.remote(_call).options(num_gpus=1 if gpus else 0, runtime_env={"env_vars": WORKER})
+        environment = {"env_vars": _environment(1)}
+        task = ray.remote(_call).options(num_gpus=1 if gpus else 0, runtime_env=environment)
         with _plain_errors():
             found: T = ray.get(task.remote(function, *arguments))
         return found
@@ -175,5 +171,9 @@ def _resources() -> tuple[int, int]:
     return int(found.get("CPU", 0)), int(found.get("GPU", 0))
 
 
-def _threads(count: int) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
+def _environment(threads: int) -> dict[str, str]:
+    """What a worker's process starts with. On one machine it finds the modules that this process finds."""
+    found = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if len(ray.nodes()) == 1:
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    return found

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raykd import rng
-from raykd.device import autocast
+from raykd.device import autocast, keep_memory
 from raykd.identity import canonical, fingerprint
 from raykd.models import Network, weights
 from raykd.storage import write_json, write_text
@@ -95,6 +95,7 @@ def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] 
 
     Raises `DivergedError` that names step, term and learning rate when the loss becomes non-finite.
     """
+    keep_memory()
     job.folder.mkdir(parents=True, exist_ok=True)
     if process.rank == 0:
         write_json(job.folder / "stage.json", {"label": str(job.stage), "stage": canonical(job.stage)})

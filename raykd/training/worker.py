@@ -5,6 +5,7 @@ Checkpoints and metrics lie on the storage already, so nothing is reported to Ra
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ def train_on(job: TrainingJob, workers: Workers, name: str) -> int:
 
     Raises `DivergedError` as the loop does, and whatever Ray raises when restarting does not help.
     """
+    records = job.storage.root.resolve() / "ray"
     # as bytes, because the controller unpacks the configuration too, and would import torch to do so
     trainer = TorchTrainer(
         _loop,  # type: ignore[arg-type]
@@ -52,12 +54,13 @@ def train_on(job: TrainingJob, workers: Workers, name: str) -> int:
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(job.storage.root.resolve() / "ray"),
+            storage_path=str(records),
             failure_config=FailureConfig(max_failures=RESTARTS),
             worker_runtime_env={"env_vars": dict(workers.environment)},  # type: ignore[call-arg]
         ),
     )
     outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
+    shutil.rmtree(records / name, ignore_errors=True)  # Ray's own notes on a run that is over
     if "diverged" in outcome:
         raise DivergedError(outcome["diverged"])
     return int(outcome["cache_rows"]) * max(1, workers.count)
