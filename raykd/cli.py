@@ -20,6 +20,7 @@ from raykd.cite import bibliography
 from raykd.identity import fingerprint
 from raykd.plan import plan as plan_of
 from raykd.runtime import PRECISIONS, Display, evaluation, make_runner, open_storage
+from raykd.stage import Stage
 from raykd.training.loop import DivergedError
 
 OUT = Console(width=None if sys.stdout.isatty() else 140)
@@ -108,6 +109,10 @@ PRECISION = click.option(
     help="What networks compute in; auto: float32 on a CPU, mixed on a GPU.",
 )  # fmt: skip
 
+BASELINE = click.option(
+    "--baseline/--no-baseline", default=True, show_default=True, help="Also train the student alone, to compare."
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--traceback", is_flag=True, help="Show where an error came from.")
@@ -124,12 +129,13 @@ def cli(traceback: bool) -> None:
 @STORAGE
 @PRECISION
 @JSON
+@BASELINE
 @click.pass_context
-def plan(ctx: click.Context, /, storage: str, precision: str, as_json: bool, **knobs: Any) -> None:
+def plan(ctx: click.Context, /, storage: str, precision: str, as_json: bool, baseline: bool, **knobs: Any) -> None:
     """Show what a run would do: stages, what exists, rows to compute, bytes, FLOPs. Computes nothing."""
     stage = _stage(ctx, knobs)
     place = open_storage(storage, precision)
-    found = plan_of([stage], place)
+    found = plan_of(_with_baseline(stage, baseline), place)
     OUT.print(report.plan_table(found))
     OUT.print(f"L = {stage.objective}", markup=False)
     if as_json:
@@ -151,9 +157,7 @@ def plan(ctx: click.Context, /, storage: str, precision: str, as_json: bool, **k
 @click.option(
     "--verify-all", is_flag=True, help="Check every input against what the teacher saw, not a sample of each epoch."
 )
-@click.option(
-    "--baseline/--no-baseline", default=True, show_default=True, help="Also train the student alone, to compare."
-)
+@BASELINE
 @click.pass_context
 def run(
     ctx: click.Context, /, storage: str, precision: str, as_json: bool, local: bool, workers: int, on_missing: Any,
@@ -165,11 +169,9 @@ def run(
         storage, local=local, workers=workers, precision=precision, on_missing=on_missing, any_teacher=any_teacher,
         verify="all" if verify_all else "sample", display=Display(),
     )  # fmt: skip
-    for knob in _knobs(ctx).values():
-        runner.display.line(f"{knob.name} = {knobs[knob.name]}{f': {knob.help}' if knob.help else ''}")
-    runner.display.line(f"L = {stage.objective}")
-    stages = [stage.alone(), stage] if baseline and stage.teachers else [stage]
-    trained = runner.run(*stages)[-1]
+    explained = [f"{knob.name} = {knobs[knob.name]}{knob.help and ': ' + knob.help}" for knob in _knobs(ctx).values()]
+    runner.heading = (*explained, f"L = {stage.objective}")
+    trained = runner.run(*_with_baseline(stage, baseline))[-1]
     OUT.print(report.table(trained.stage, runner.storage))
     if as_json:
         _print_json(report.as_json(trained))
@@ -245,6 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(cli.main(words, prog_name="raykd", standalone_mode=False) or 0)
     except click.exceptions.Abort:
         _stop("interrupted; the same command continues", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(0)
     except click.ClickException as error:
         _stop(error.format_message(), 2)
     except (ValueError, DivergedError) as error:
@@ -264,12 +269,17 @@ def job(file: str, arguments: Sequence[str] | None = None) -> None:
     main(["run", f"{file}:{words[0]}", *words[1:]])
 
 
-def _stage(ctx: click.Context, knobs: dict[str, Any]) -> Any:
+def _stage(ctx: click.Context, knobs: dict[str, Any]) -> Stage:
     recipe: recipes.Recipe | None = ctx.meta.get("recipe")
     if recipe is None:
         target = ctx.params["target"]
         raise ValueError(f"the target {target!r} names no recipe: write file.py:recipe or package.module:recipe")
     return recipe.stage(**{name: value for name, value in knobs.items() if name in recipe.knobs})
+
+
+def _with_baseline(stage: Stage, baseline: bool) -> list[Stage]:
+    """The stage, and before it the same student without teachers, to compare with."""
+    return [stage.alone(), stage] if baseline and stage.teachers else [stage]
 
 
 def _print_json(content: dict[str, Any]) -> None:

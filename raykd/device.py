@@ -19,6 +19,15 @@ def device(local_rank: int = 0) -> torch.device:
     return torch.device("cpu")
 
 
+def settled(precision: str, device: torch.device) -> str:
+    """What "auto" means for training on a device: bfloat16 where a GPU has it, float16 on others, float32 on a CPU."""
+    if precision != "auto":
+        return precision
+    if device.type == "cpu":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Mixed precision on `device`; for "float32" it does nothing."""
     return torch.autocast(device.type, dtype=getattr(torch, precision), enabled=precision != "float32")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,8 +144,9 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 def _row(role: str, network: Stage | Pretrained, stage: Stage, storage: Storage) -> Row | None:
     """None for what is not there yet."""
-    weights = storage.digest(network)
-    metrics: Mapping[str, float] | None = weights and evaluated(storage.evaluation(weights, stage.view))  # type: ignore[assignment]
+    if storage.digest(network) is None:
+        return None
+    metrics = evaluated(storage.evaluation(storage.finished(network), stage.view))
     if not metrics:
         return None
     result = storage.result(network) if isinstance(network, Stage) else None

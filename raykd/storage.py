@@ -22,7 +22,7 @@ from typing import Any
 
 from raykd.cache import Entry, SignalCache
 from raykd.data import View
-from raykd.identity import canonical, digest, fingerprint
+from raykd.identity import canonical, fingerprint
 from raykd.models import Architecture
 from raykd.signals import Observable
 from raykd.stage import Pretrained, Stage
@@ -63,6 +63,12 @@ class Storage:
         """Path of the weights that `network` stands for: a stage's best on validation."""
         return network.weights if isinstance(network, Pretrained) else str(self.folder(network) / "best.safetensors")
 
+    def finished(self, network: Stage | Pretrained) -> Pretrained:
+        """A network that exists, by its weights."""
+        if isinstance(network, Pretrained):
+            return network
+        return Pretrained(network.student, self.weights(network), network.label)
+
     def digest(self, network: Stage | Pretrained) -> str | None:
         """Digest of those weights; None for a stage that is not finished."""
         if isinstance(network, Pretrained):
@@ -93,13 +99,13 @@ class Storage:
         ids_N = view.dataset.split("train").ids
         return self.cache.entry(key, ids_N=ids_N, shape=signal.shape(architecture.tap_shape), about=about)
 
-    def evaluation(self, weights: str, view: View) -> Path:
+    def evaluation(self, network: Pretrained, view: View) -> Path:
         """Where a network's predictions on a dataset lie."""
-        return self.root / "evaluations" / f"{digest([weights, canonical(view.dataset)])}.safetensors"
+        return self.root / "evaluations" / f"{fingerprint([network, view.dataset])}.safetensors"
 
-    def preflight(self, weights: str, view: View) -> Path:
+    def preflight(self, teacher: Pretrained, view: View) -> Path:
         """Where a teacher's preflight under a view lies."""
-        return self.root / "preflight" / f"{digest([weights, canonical(view.content())])}.json"
+        return self.root / "preflight" / f"{fingerprint([teacher, view.content(), self.precision])}.json"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -147,7 +147,9 @@ class DistillEnsemble(_Comparison):
             signals = torch.stack([batch.teachers[name][theirs] for name in names])
             weight_TB = weights(batch, names).expand(signals.shape[:2])
             mixture = (weight_TB.reshape(*weight_TB.shape, *[1] * (signals.ndim - 2)) * signals).sum(0)
-            tau_B = temperature(batch, names).expand(signals.shape[:2])[0]
-            return divergence(batch.student[ours], mixture, batch.labels_B, tau_B)
+            tau = temperature(batch, names)
+            if tau.ndim == 2 and len(tau) > 1:
+                raise ValueError(f"{self.temperature} gives each teacher a temperature of its own: a mixture has one")
+            return divergence(batch.student[ours], mixture, batch.labels_B, tau.expand(1, len(batch.labels_B))[0])
 
         return compute

@@ -85,6 +85,17 @@ def test_an_ensemble_mixes_before_it_compares() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_an_ensemble_has_one_temperature() -> None:
+    @dataclass(frozen=True)
+    class Each(Temperature):
+        def __call__(self, batch: Batch, names: Sequence[str]) -> Tensor:
+            return torch.arange(1.0, 1.0 + len(names))[:, None]
+
+    assert (1.0 * Distill(KL(), temperature=Each())).build(context())(random_batch()).isfinite().all()
+    with pytest.raises(ValueError, match="a mixture has one"):
+        (1.0 * DistillEnsemble(KL(), temperature=Each())).build(context())(random_batch())
+
+
 def test_mixed_rows_share_the_labels_term() -> None:
     batch = random_batch(mix=True)
     assert batch.mix is not None

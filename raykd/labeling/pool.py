@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -39,16 +40,20 @@ class Actor:
     def __init__(self, labeling: Labeling):
         self.labeler = Labeler(labeling, device())
 
-    def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-        """Label each slot of the batch."""
-        slots = [
-            Slot(int(replica), int(index)) for replica, index in zip(batch["replica"], batch["index"], strict=True)
-        ]
-        return {"rows": np.array([self.labeler.label(slot) for slot in slots])}
+    def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
+        """Label the one slot of the batch. A mistake is returned: Ray would hand on its traceback, and not its type."""
+        ((replica, index),) = zip(batch["replica"].tolist(), batch["index"].tolist(), strict=True)
+        try:
+            return {"rows": np.array([self.labeler.label(Slot(replica, index))]), "mistake": np.array([""])}
+        except ValueError as error:
+            return {"rows": np.array([0]), "mistake": np.array([str(error)])}
 
 
 def fill(labeling: Labeling, slots: Sequence[Slot], pool: Pool) -> Iterator[int]:
-    """Label the slots; yields the rows of each as it is done, in no particular order."""
+    """Label the slots; yields the rows of each as it is done, in no particular order.
+
+    Raises the `ValueError` that an actor met, such as for a logit that the codec cannot hold.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = STALLED_S
@@ -64,5 +69,10 @@ def fill(labeling: Labeling, slots: Sequence[Slot], pool: Pool) -> Iterator[int]
         num_gpus=pool.gpus or None,
         runtime_env={"env_vars": dict(pool.environment or {})},
     )
-    for row in done.iter_rows():
-        yield int(row["rows"])
+    mistakes = []
+    for row in done.iter_rows():  # to its end: a pipeline that is left early keeps its actors
+        mistakes += [row["mistake"]] if row["mistake"] else []
+        if not mistakes:
+            yield int(row["rows"])
+    if mistakes:
+        raise ValueError(mistakes[0])

@@ -71,7 +71,7 @@ def tried(view: View) -> NDArray[np.int64]:
 
 def remembered(teacher: Pretrained, view: View, storage: Storage) -> Preflight | None:
     """What the storage knows of this teacher under this view."""
-    known = read_json(storage.preflight(teacher.digest, view))
+    known = read_json(storage.preflight(teacher, view))
     return None if known is None else Preflight(**known)
 
 
@@ -89,7 +89,7 @@ def preflight(teacher: Pretrained, view: View, storage: Storage, device: torch.d
         chance=float(np.bincount(labels_B).max() / len(labels_B)),
         expected=None if noted is None or view.ops else float(noted),
     )
-    write_json(storage.preflight(teacher.digest, view), vars(found))
+    write_json(storage.preflight(teacher, view), vars(found))
     return found
 
 

@@ -64,9 +64,8 @@ def run(
 
 def make_runner(storage: str | Path, *, local: bool, workers: int, precision: str, **settings: Any) -> Runner:
     """A runner on a storage, with precisions settled for the hardware."""
-    place = open_storage(storage, precision)
-    student = "float32" if not _gpus() else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    settings["precision"] = student if precision == "auto" else precision
+    place = open_storage(storage, precision, local=local)
+    settings["precision"] = precision
     if local:
         if workers != 1:
             raise ValueError(f"workers={workers} with local: one process trains alone; leave one of them out")
@@ -84,28 +83,25 @@ def evaluation(stage: Stage, storage: str | Path, *, weights: str | None, precis
     place = open_storage(storage, precision)
     if weights is None and place.result(stage) is None:
         raise ValueError(f"{stage} is not trained on this storage: run it first, or name a file with --weights")
-    path = weights or place.weights(stage)
-    digest = Pretrained(stage.student, path).digest
-    return evaluate(stage.student, path, stage.view, place.evaluation(digest, stage.view), place.precision, device())
+    network = Pretrained(stage.student, weights) if weights else place.finished(stage)
+    return evaluate(network, stage.view, place.evaluation(network, stage.view), place.precision, device())
 
 
-def open_storage(storage: str | Path, precision: str = "auto") -> Storage:
+def open_storage(storage: str | Path, precision: str = "auto", *, local: bool = False) -> Storage:
     """The storage in a folder. Teachers compute in float16 where there are GPUs: their outputs are kept in float16 anyway.
 
     Raises `ValueError` for a URL.
     """
     if "://" in str(storage):
-        raise ValueError(
-            f"storage {str(storage)!r} is a URL: name a folder that all workers see, such as a mounted bucket"
-        )
+        raise ValueError(f"storage {str(storage)!r} is a URL: name a folder that all workers see")
     if precision == "auto":
-        precision = "float16" if _gpus() else "float32"
+        precision = "float16" if _gpus(local) else "float32"
     return Storage(Path(storage).absolute(), precision)
 
 
-def _gpus() -> bool:
+def _gpus(local: bool) -> bool:
     """Whether this run has GPUs: of this machine, or of the cluster that it joins."""
-    if torch.cuda.is_available() or not os.environ.get("RAY_ADDRESS"):
+    if local or torch.cuda.is_available() or not os.environ.get("RAY_ADDRESS"):
         return torch.cuda.is_available()
     from raykd.runtime.cluster import cluster_has_gpus
 

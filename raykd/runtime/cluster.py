@@ -8,6 +8,7 @@ What a start costs is settled here, once: how often Train's controller polls, an
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import sysconfig
@@ -90,9 +91,9 @@ class Cluster(Runner):
             raise ValueError(
                 f"workers={self.workers}: the cluster has {cpus} CPUs and {gpus} GPUs, one is needed for each"
             )
-        share = max(1, cpus // self.workers)
+        threads = _threads(self.workers)
         group = 0 if self._own and self.workers == 1 else self.workers
-        workers = Workers(group, share, gpu=gpus > 0, environment=_environment(share))
+        workers = Workers(group, threads, gpu=gpus > 0, environment=_environment(threads))
         # Train resumes a name that it knows; we resume from our own storage
         name = f"{fingerprint(job.stage)}-{uuid4().hex[:8]}"
         with _plain_errors(), Tail(job.folder / "metrics.jsonl", on_epoch):
@@ -169,6 +170,12 @@ def _resources() -> tuple[int, int]:
     """CPUs and GPUs of the cluster."""
     found: dict[str, float] = ray.cluster_resources()
     return int(found.get("CPU", 0)), int(found.get("GPU", 0))
+
+
+def _threads(workers: int) -> int:
+    """Threads of each of so many training workers, if they spread over the nodes that have CPUs."""
+    nodes = [int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
+    return max(1, min(nodes) // math.ceil(workers / len(nodes)))
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -92,8 +92,10 @@ class Runner(ABC):
     """Accept teachers that fail the preflight."""
     verify: Literal["sample", "all"] = "sample"
     """Which inputs are compared with what the teachers saw."""
-    precision: str = "float32"
-    """What students train in."""
+    precision: str = "auto"
+    """What students train in; auto: what suits the device."""
+    heading: Sequence[str] = ()
+    """What to say first, once the plan stands."""
     counts: Counts = field(default_factory=Counts)
 
     def run(self, *stages: Stage) -> list[Trained]:
@@ -106,6 +108,8 @@ class Runner(ABC):
                 self.storage.check()
                 stages = tuple(map(self.place, stages))
                 todo = plan(stages, self.storage).to_train
+            for line in self.heading:
+                self.display.line(line)
             if todo:
                 with self.session():
                     self._make(todo)
@@ -140,7 +144,7 @@ class Runner(ABC):
         for stage in todo:
             self.display.line(f"{stage}: {stage.student} on {stage.view.dataset}\n  L = {stage.objective}")
             for name, teacher in needed(stage).items():
-                self._teach(stage, name, self._finished(teacher))
+                self._teach(stage, name, self.storage.finished(teacher))
             self._train(stage)
 
     def _teach(self, stage: Stage, name: str, teacher: Pretrained) -> None:
@@ -154,7 +158,7 @@ class Runner(ABC):
                 confirm(teacher, name, stage.view, self.storage)
 
     def _preflight(self, name: str, teacher: Pretrained, view: View) -> None:
-        if self.any_teacher:
+        if self.any_teacher or teacher.architecture.classes != view.dataset.classes:  # then only its features teach
             return
         with self.counts.phase("preflight"):
             found = remembered(teacher, view, self.storage)
@@ -165,10 +169,10 @@ class Runner(ABC):
 
     def _evaluate(self, name: str, teacher: Pretrained, view: View) -> None:
         with self.counts.phase("evaluate"):
-            path = self.storage.evaluation(teacher.digest, view)
-            if evaluated(path) is None:
+            path = self.storage.evaluation(teacher, view)
+            if teacher.architecture.classes == view.dataset.classes and evaluated(path) is None:
                 self.display.line(f"  evaluating {name}")
-                self.call(evaluate, teacher.architecture, teacher.weights, view, path, self.storage.precision)
+                self.call(evaluate, teacher, view, path, self.storage.precision)
 
     def _fill(self, labeling: Labeling) -> None:
         """Label what the cache lacks, or wait for whoever does."""
@@ -199,20 +203,14 @@ class Runner(ABC):
 
             self.counts.cache_rows += self.train(job, show)
 
-    def _finished(self, network: Stage | Pretrained) -> Pretrained:
-        """A network that exists, by its weights."""
-        if isinstance(network, Pretrained):
-            return network
-        return Pretrained(network.student, self.storage.weights(network), network.label)
-
     def _trained(self, stage: Stage) -> Trained:
         result = self.storage.result(stage)
         assert result is not None, "a run ends when its stages are done"
         metrics = dict(result["metrics"])
-        mine = self.storage.evaluation(result["weights"], stage.view)
+        mine = self.storage.evaluation(self.storage.finished(stage), stage.view)
         agreements = []
         for teacher in needed(stage).values():
-            path = self.storage.evaluation(self._finished(teacher).digest, stage.view)
+            path = self.storage.evaluation(self.storage.finished(teacher), stage.view)
             if path.exists():  # a teacher of another dataset has none on this one
                 agreements.append(agreement(mine, path))
         if agreements:

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from raykd.data import Split, View
 from raykd.device import autocast
-from raykd.models import Architecture, Network
+from raykd.models import Network
 from raykd.models.weights import load_into, metadata, save
+from raykd.stage import Pretrained
 
 BATCH = 512
 SPLITS: dict[Split, str] = {"validation": "val", "test": "test"}
@@ -46,12 +47,10 @@ def answers(
     return torch.cat(predictions), torch.cat(nlls)
 
 
-def evaluate(
-    architecture: Architecture, weights: str, view: View, path: Path, precision: str, device: torch.device
-) -> dict[str, float]:
-    """Evaluate weights on validation and test, keep the answers in `path`, return the metrics."""
-    network = architecture.build()
-    load_into(network, weights)
+def evaluate(trained: Pretrained, view: View, path: Path, precision: str, device: torch.device) -> dict[str, float]:
+    """Evaluate a network on validation and test, keep the answers in `path`, return the metrics."""
+    network = trained.architecture.build()
+    load_into(network, trained.weights)
     network.to(device)
     found: dict[str, Tensor] = {}
     metrics: dict[str, float] = {}

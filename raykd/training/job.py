@@ -20,8 +20,8 @@ class TrainingJob:
 
     stage: Stage
     storage: Storage
-    precision: str = "float32"
-    """What the student trains in, where it runs: float16 scales its gradients."""
+    precision: str = "auto"
+    """What the student trains in; auto: settled by the worker for its device. float16 scales its gradients."""
     verify: Literal["sample", "all"] = "sample"
     """Which rows' inputs are compared with what the teachers saw: those of an epoch's first batch, or all."""
 

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raykd import rng
-from raykd.device import autocast, keep_memory
+from raykd.device import autocast, keep_memory, settled
 from raykd.identity import canonical, fingerprint
 from raykd.models import Network, weights
+from raykd.stage import Pretrained
 from raykd.storage import write_json, write_text
 from raykd.training import checkpoint
 from raykd.training.evaluate import answers, evaluate
@@ -47,6 +48,7 @@ class Training:
 
     job: TrainingJob
     process: Process
+    precision: str
     learner: Learner
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -118,13 +120,14 @@ def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] 
 
 def _start(job: TrainingJob, process: Process) -> Training:
     budget = job.stage.budget
+    precision = settled(job.precision, process.device)
     learner = build(job.stage, job.storage).to(process.device)
     optimiser = budget.optimiser.build(learner.parameters())
-    scaler = torch.amp.GradScaler(process.device.type, enabled=job.precision == "float16")
+    scaler = torch.amp.GradScaler(process.device.type, enabled=precision == "float16")
     average = None
     if budget.ema is not None:
         average = AveragedModel(learner.student, multi_avg_fn=get_ema_multi_avg_fn(budget.ema), use_buffers=True)
-    return Training(job, process, learner, optimiser, scaler, average)
+    return Training(job, process, precision, learner, optimiser, scaler, average)
 
 
 def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dic
     rate = 0.0
     for feeding in feed.epoch(epoch):
         rate = training.job.stage.budget.lr(feeding.batch.progress.epochs_done)
-        with autocast(process.device, training.job.precision):
+        with autocast(process.device, training.precision):
             terms_KB = module(feeding.inputs_B, feeding.batch)
         watch.look(terms_KB, feeding.batch.progress.step, rate)
         _update(training, terms_KB.sum() / feed.batch_size * process.world, rate)
@@ -220,7 +223,7 @@ def _validate(training: Training) -> tuple[float, float]:
         "validation",
         positions=positions,
         device=process.device,
-        precision=training.job.precision,
+        precision=training.precision,
     )
     right_N = prediction_N == torch.from_numpy(rows.labels[positions]).to(process.device)
     sums = process.sum(torch.stack([right_N.double().sum(), nll_N.double().sum()]))
@@ -253,9 +256,9 @@ def _finish(training: Training) -> None:
     job = training.job
     best = job.storage.weights(job.stage)
     view, student = job.stage.view, job.stage.student
-    digest = weights.digest_of(best, student)
+    network = Pretrained(student, best)
     metrics = evaluate(
-        student, best, view, job.storage.evaluation(digest, view), job.precision, training.process.device
+        network, view, job.storage.evaluation(network, view), training.precision, training.process.device
     )
     seconds = sum(epoch["seconds"] for epoch in training.history)
-    write_json(job.folder / "result.json", {"weights": digest, "metrics": metrics, "seconds": seconds})
+    write_json(job.folder / "result.json", {"weights": network.digest, "metrics": metrics, "seconds": seconds})

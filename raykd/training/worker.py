@@ -30,7 +30,8 @@ class Workers:
 
     count: int
     """0: in this process, which costs nothing to start."""
-    cpus: float
+    threads: int
+    """Of each worker. On paper it takes one CPU whatever it uses, because a run does one thing at a time."""
     gpu: bool
     environment: Mapping[str, str]
 
@@ -44,13 +45,11 @@ def train_on(job: TrainingJob, workers: Workers, name: str) -> int:
     # as bytes, because the controller unpacks the configuration too, and would import torch to do so
     trainer = TorchTrainer(
         _loop,  # type: ignore[arg-type]
-        train_loop_config={"job": cloudpickle.dumps(job), "threads": max(1, int(workers.cpus))},
+        train_loop_config={"job": cloudpickle.dumps(job), "threads": workers.threads},
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpu,
-            resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.gpu else {})}
-            if workers.count
-            else None,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if workers.gpu else {})} if workers.count else None,
         ),
         run_config=RunConfig(
             name=name,

@@ -95,6 +95,16 @@ def test_wrong_preprocessing_that_halves_the_accuracy_is_refused_by_what_the_fil
         local(tmp_path).run(stage)
 
 
+def test_a_teacher_refused_for_its_preprocessing_is_tried_again_when_that_is_corrected(
+    tmp_path: Path, taught: Trained
+) -> None:
+    path = write(tmp_path / "foreign.safetensors", load_file(taught.weights))
+    wrong = MLP((32,), shape=tiny.SHAPE, preprocess=Preprocess(mean=(30.0,), std=(0.01,)))
+    with pytest.raises(ValueError, match="not clearly better than chance"):
+        local(tmp_path).run(student_of(wrong, path))
+    assert local(tmp_path).run(student_of(MLP((32,), shape=tiny.SHAPE), path))
+
+
 def test_cached_logits_of_other_rows_are_refused_after_labeling(tmp_path: Path, taught: Trained) -> None:
     runner = local(tmp_path)
     stage = tiny.student(replicas=1)
