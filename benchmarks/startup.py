@@ -4,14 +4,13 @@
 
 bare: as many processes as cores, one thread each, the network's forward pass over its share of the rows, nothing else.
 pool: the same rows through `Cluster.label`: view, checksums, forward pass, commit. Overall includes the start of the pool;
-steady counts from the first commit of the pool to its last. Bare and pool take turns; the median of the runs' ratios is
+steady counts from when every actor has committed once. Bare and pool take turns; the median of the runs' ratios is
 printed with their range.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import statistics
 import subprocess
@@ -19,6 +18,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
+
+from raykd import Dataset, Pretrained, View
+from raykd.data import Arrays
+from raykd.labeling.labeler import Labeling
+from raykd.models import ResNet
+from raykd.models.weights import save
+from raykd.runtime import Display
+from raykd.runtime.cluster import Cluster
+from raykd.signals import LOGITS
+from raykd.storage import Storage
 
 CORES = os.cpu_count() or 1
 BARE = """
@@ -69,19 +80,16 @@ def starts() -> None:
 
 def fills(runs: int, rows: int) -> None:
     """The pool against bare inference."""
-    import ray
-
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     print(f"\n{CORES} cores, ResNet-20 at 28x28, {rows} rows")
     print(f"{'run':>3} {'bare rows/s':>12} {'overall':>8} {'steady':>8} {'start s':>8}")
     overall, steady = [], []
-    for run in range(runs):
-        plain = bare(rows)
-        whole, running, start = pool(rows)
-        overall.append(whole / plain)
-        steady.append(running / plain)
-        print(f"{run + 1:3} {plain:12,.0f} {overall[-1]:8.3f} {steady[-1]:8.3f} {start:8.1f}", flush=True)
-    ray.shutdown()
+    with tempfile.TemporaryDirectory() as folder, Cluster(Storage(Path(folder))).session():
+        for run in range(runs):
+            plain = bare(rows)
+            whole, running, start = pool(rows)
+            overall.append(whole / plain)
+            steady.append(running / plain)
+            print(f"{run + 1:3} {plain:12,.0f} {overall[-1]:8.3f} {steady[-1]:8.3f} {start:8.1f}", flush=True)
     for name, ratios in (("overall", overall), ("steady", steady)):
         print(f"pool / bare, {name}: median {statistics.median(ratios):.3f}, {min(ratios):.3f} - {max(ratios):.3f}")
 
@@ -100,24 +108,16 @@ def bare(rows: int) -> float:
         assert process.stdout.readline() == "ready\n"
     started = time.perf_counter()
     for process in processes:
-        process.communicate("go\n")
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
     return rows / (time.perf_counter() - started)
 
 
 def pool(rows: int) -> tuple[float, float, float]:
     """Rows per second overall and when it runs, and the seconds until the first commit."""
-    import numpy as np
-
-    from raykd import Dataset, Pretrained, View
-    from raykd.data import Arrays
-    from raykd.labeling.labeler import Labeling
-    from raykd.models import ResNet
-    from raykd.models.weights import save
-    from raykd.runtime import Display
-    from raykd.runtime.cluster import Cluster
-    from raykd.signals import LOGITS
-    from raykd.storage import Storage
-
     with tempfile.TemporaryDirectory() as folder:
         images = np.random.default_rng(0).integers(0, 256, (2 * rows, 1, 28, 28), dtype=np.uint8)
         dataset = Dataset(Arrays(images, np.arange(2 * rows) % 10), limit=rows).stored(folder)
@@ -130,9 +130,9 @@ def pool(rows: int) -> tuple[float, float, float]:
         assert sum(runner.label(labeling, slots)) == rows
         ended = time.time()
         commits = sorted(path.stat().st_mtime for path in Path(folder).rglob("*.arrow"))
-    first, last = commits[0], commits[-1]
-    per_shard = rows / len(commits)
-    return rows / (ended - started), per_shard * (len(commits) - 1) / (last - first), first - started
+    begun, last = commits[CORES - 1], commits[-1]  # every actor has committed its first shard
+    steady = rows / len(commits) * (len(commits) - CORES) / (last - begun)
+    return rows / (ended - started), steady, commits[0] - started
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Shapes: K terms, B rows of this process in a batch.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -151,6 +152,8 @@ def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dic
     terms_K = (process.sum(sums_K) / (feed.steps * feed.batch_size)).tolist()
     trained = time.perf_counter() - started
     val_top1, val_nll = _validate(training)
+    if not math.isfinite(val_nll):  # the last step did it
+        raise _diverged(training, "the validation loss", feed.steps - 1, rate)
     return {
         "epoch": epoch,
         "lr": rate,
@@ -200,16 +203,19 @@ class _Watch:
         bad = (self.first_K >= 0).any().long()
         if not self.training.process.sum(bad.clone()).item():
             return
-        names, epoch = self.training.learner.criterion.names, len(self.training.history)
+        names = self.training.learner.criterion.names
         seen = [(step, name) for step, name in zip(self.first_K.tolist(), names, strict=True) if step >= 0]
         step, name = min(seen, default=(len(self.rates) - 1, "the loss on another worker"))
-        raise DivergedError(
-            f"stage {self.training.job.stage}: {name} is not finite at step {step} of epoch {epoch}, learning rate"
-            f" {self.rates[step]:.3g}; the checkpoint of epoch {epoch - 1} is kept: lower the rate, warm up or clip"
-            if epoch
-            else f"stage {self.training.job.stage}: {name} is not finite at step {step} of the first epoch, learning rate"
-            f" {self.rates[step]:.3g}: lower the rate, warm up or clip"
-        )
+        raise _diverged(self.training, name, step, self.rates[step])
+
+
+def _diverged(training: Training, what: str, step: int, rate: float) -> DivergedError:
+    epoch = len(training.history)
+    kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no checkpoint yet"
+    return DivergedError(
+        f"stage {training.job.stage}: {what} is not finite at step {step + 1} of epoch {epoch + 1}, learning rate {rate:.3g};"
+        f" {kept}: lower the rate, warm up or clip"
+    )
 
 
 def _validate(training: Training) -> tuple[float, float]:

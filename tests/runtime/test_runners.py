@@ -260,9 +260,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_rate_and_keeps_the_c
     runner: MakeRunner, tmp_path: Path
 ) -> None:
     stage = replace(tiny.teacher(), budget=replace(tiny.teacher().budget, optimiser=Exploding(lr=0.1)))
-    with pytest.raises(
-        DivergedError, match=r"CrossEntropy is not finite at step \d+ of epoch 2, learning rate"
-    ) as error:
+    with pytest.raises(DivergedError, match=r"CrossEntropy is not finite at step 7 of epoch 3, learning rate") as error:
         run(runner, tmp_path, stage)
     assert "\n" not in str(error.value)
     folder = tmp_path / "stages" / fingerprint(stage)

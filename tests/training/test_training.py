@@ -195,6 +195,24 @@ def test_a_stage_starts_where_init_ended(tmp_path: Path) -> None:
         torch.testing.assert_close(started[name], tensor)
 
 
+def test_weights_that_are_not_finite_after_the_last_step_are_never_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = loop._validate
+
+    def poisoned(training: loop.Training) -> tuple[float, float]:
+        if len(training.history) == 2:
+            for parameter in training.learner.parameters():
+                parameter.data.fill_(float("nan"))
+        return validate(training)
+
+    monkeypatch.setattr(loop, "_validate", poisoned)
+    with pytest.raises(loop.DivergedError, match="validation loss is not finite at step 20 of epoch 3"):
+        train(tmp_path, tiny.teacher())
+    (folder,) = (tmp_path / "stages").iterdir()
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / "last.safetensors").values())
+
+
 def test_mixed_rows_train_and_are_labeled_as_mixed(tmp_path: Path) -> None:
     view = View(tiny.DATASET, (Mixup(alpha=0.4),), replicas=2)
     done = Local(Storage(tmp_path), Display(quiet=True), verify="all").run(replace(tiny.student(), view=view))[0]
