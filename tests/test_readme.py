@@ -114,8 +114,8 @@ def test_the_recipe_for_your_own_data_can_be_planned(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.cli, ["plan", target, *knobs, "--storage", str(tmp_path / "storage"), "--json"])
     assert done.exit_code == 0, done.output
     steps = json.loads(done.output.splitlines()[-1])["steps"]
-    assert [step["network"] for step in steps] == ["torchvision-resnet18", "resnet8"]
-    assert steps[1]["teacher_rows"] == {"teacher": 4 * 43}
+    assert [step["network"] for step in steps] == ["resnet8", "torchvision-resnet18", "resnet8"]
+    assert steps[-1]["teacher_rows"] == {"teacher": 4 * 43}
     assert options(help_of("run", target)) >= {"--images", "--teacher-weights", "--tau"}
 
 

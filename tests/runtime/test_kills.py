@@ -92,12 +92,12 @@ def test_the_rest_of_a_killed_labeling_is_what_was_not_committed(tmp_path: Path)
 
 @pytest.mark.ray
 def test_a_killed_driver_leaves_no_process_of_its_cluster_behind(tmp_path: Path) -> None:
-    def of_this_run() -> list[str]:
-        found = []
+    def of_this_run() -> dict[str, str]:
+        found = {}
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
                 if f"RAYKD_MARK={tmp_path}".encode() in path.read_bytes():
-                    found.append(path.parent.name)
+                    found[path.parent.name] = path.with_name("cmdline").read_text().replace("\0", " ")
             except OSError:
                 continue  # it ended while we looked
         return found
@@ -107,7 +107,7 @@ def test_a_killed_driver_leaves_no_process_of_its_cluster_behind(tmp_path: Path)
         kill_when(tmp_path, lambda: shards(tmp_path) >= 2)
     finally:
         del os.environ["RAYKD_MARK"]
-    end = time.monotonic() + 30
-    while (left := set(of_this_run()) - {str(os.getpid())}) and time.monotonic() < end:
+    end = time.monotonic() + 150  # the raylet's agents look for their parent now and then, later on a busy machine
+    while (left := of_this_run()) and time.monotonic() < end:
         time.sleep(0.5)
     assert not left
