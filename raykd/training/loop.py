@@ -94,7 +94,7 @@ class Training:
 
 
 def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] = lambda _: None) -> int:
-    """Train the stage to its end; the number of rows that this process read from the cache.
+    """Train the stage to its end; the number of rows that all processes together read from the cache.
 
     Raises `DivergedError` that names step, term and learning rate when the loss becomes non-finite.
     """
@@ -114,9 +114,10 @@ def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] 
         if process.rank == 0:
             _keep(training, improved=record["val_top1"] > best_before)
             on_epoch(record)
+    cache_rows = process.sum(torch.tensor(feed.cache_rows, device=process.device))
     if process.rank == 0:
         _finish(training)
-    return feed.cache_rows
+    return int(cache_rows)
 
 
 def _start(job: TrainingJob, process: Process) -> Training:

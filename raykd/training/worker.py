@@ -37,7 +37,7 @@ class Workers:
 
 
 def train_on(job: TrainingJob, workers: Workers, name: str) -> int:
-    """Train the stage on a worker group; the rows that rank 0 read from the cache, times the workers.
+    """Train the stage on a worker group; the number of rows that it read from the cache.
 
     Raises `DivergedError` as the loop does, and whatever Ray raises when restarting does not help.
     """
@@ -62,7 +62,7 @@ def train_on(job: TrainingJob, workers: Workers, name: str) -> int:
     shutil.rmtree(records / name, ignore_errors=True)  # Ray's own notes on a run that is over
     if "diverged" in outcome:
         raise DivergedError(outcome["diverged"])
-    return int(outcome["cache_rows"]) * max(1, workers.count)
+    return int(outcome["cache_rows"])
 
 
 def _loop(config: dict[str, Any]) -> dict[str, Any]:
