@@ -1,4 +1,6 @@
-"""What an objective may look at: tensors of one batch, never a network.
+"""What an objective may look at: values of one batch, never a network.
+
+What a teacher said is a tensor, or `Sparse` where its logits are stored as a few classes and a tail.
 
 Shapes: T teachers, B batch, C classes.
 """
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from raykd.signals import LOGITS, Observable
+from raykd.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Batch:
     ids_B: Tensor
     labels_B: Tensor
     student: Mapping[Observable, Tensor]
-    teachers: Mapping[str, Mapping[Observable, Tensor]]
+    teachers: Mapping[str, Mapping[Observable, Tensor | Sparse]]
     progress: Progress
     mix: Mix | None = None
 
@@ -62,5 +65,7 @@ class Batch:
         return _probability_B(self.student[LOGITS].detach(), self.labels_B)
 
 
-def _probability_B(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+def _probability_B(logits_BC: Tensor | Sparse, labels_B: Tensor) -> Tensor:
+    if isinstance(logits_BC, Sparse):
+        return logits_BC.probability_of(labels_B)
     return logits_BC.float().softmax(-1).gather(-1, labels_B[:, None]).squeeze(-1)

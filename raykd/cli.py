@@ -7,107 +7,23 @@ Results go to standard output, everything else to standard error. A user's mista
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.console import Console
 
 from raykd import recipes, report
+from raykd.cache import IncompleteEntry
 from raykd.cite import bibliography
+from raykd.cli_cache import cache as cache_commands
+from raykd.cli_options import CACHE, JSON, OUT, PRECISION, STORAGE, TARGET, OfTarget, knobs_of, print_json, stage_of
 from raykd.identity import fingerprint
+from raykd.labeling.placement import Actors
 from raykd.plan import plan as plan_of
-from raykd.runtime import PRECISIONS, Display, evaluation, make_runner, open_storage
+from raykd.runtime import Display, evaluation, make_runner, open_storage
 from raykd.stage import Stage
 from raykd.training.loop import DivergedError
-
-OUT = Console(width=None if sys.stdout.isatty() else 140)
-
-
-class OfTarget(click.Command):
-    """A command on a recipe: the recipe's knobs are options of their own."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Load the recipe that the arguments name, so that its knobs are known before they are parsed."""
-        target = next((argument for argument in args if recipes.TARGET.match(argument)), None)
-        if target is not None:
-            ctx.meta["recipe"] = recipes.load(target)
-        return super().parse_args(ctx, args)
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """raykd's own options, then the recipe's."""
-        own = super().get_params(ctx)
-        taken: set[str | None] = {parameter.name for parameter in own}
-        return own + [_option(knob, taken) for knob in _knobs(ctx).values()]
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The knobs first, in a section with the recipe's name."""
-        recipe: recipes.Recipe | None = ctx.meta.get("recipe")
-        help_of = [(p, p.get_help_record(ctx)) for p in self.get_params(ctx)]
-        knobs = _knobs(ctx)
-        if recipe is not None and knobs:
-            formatter.write_paragraph()
-            formatter.write_text(recipe.summary)
-            with formatter.section(f"Knobs of {recipe.target}"):
-                formatter.write_dl([record for p, record in help_of if record and p.name in knobs])
-        with formatter.section("Options"):
-            formatter.write_dl([record for p, record in help_of if record and p.name not in knobs])
-
-
-def _knobs(ctx: click.Context) -> dict[str, recipes.Knob]:
-    recipe: recipes.Recipe | None = ctx.meta.get("recipe")
-    return {} if recipe is None else recipe.knobs
-
-
-def _option(knob: recipes.Knob, taken: set[str | None]) -> click.Option:
-    if knob.name in taken:
-        raise ValueError(f"the knob {knob.name!r} of the recipe is an option of raykd too: rename it")
-    flag = "--" + knob.name.replace("_", "-")
-    kind: Any = knob.kind
-    if knob.kind is bool:
-        return click.Option(
-            [f"{flag}/--no-{flag[2:]}", knob.name], default=knob.default, help=knob.help, show_default=True
-        )
-    if isinstance(knob.kind, tuple):
-        kind = _Choice(knob.kind)
-    given: dict[str, Any] = {"required": True} if knob.required else {"default": knob.default, "show_default": True}
-    return click.Option([flag, knob.name], type=kind, help=knob.help, **given)
-
-
-class _Choice(click.ParamType[Any]):
-    """One of the values of a `Literal`, whatever their types."""
-
-    name = "choice"
-
-    def __init__(self, values: tuple[Any, ...]):
-        self.values = values
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "|".join(map(str, self.values))
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value whose text was given."""
-        chosen = [each for each in self.values if value in (each, str(each))]
-        if not chosen:
-            self.fail(f"{value!r} is not one of {', '.join(map(str, self.values))}", param, ctx)
-        return chosen[0]
-
-
-TARGET = click.argument("target", metavar="TARGET")
-STORAGE = click.option(
-    "--storage",
-    default="storage",
-    envvar="RAYKD_STORAGE",
-    show_default=True,
-    help="Folder of cache and stages, shared by all.",
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="End with one JSON object on standard output.")
-PRECISION = click.option(
-    "--precision", type=click.Choice(["auto", *PRECISIONS]), default="auto", show_default=True,
-    help="What networks compute in; auto: float32 on a CPU, mixed on a GPU.",
-)  # fmt: skip
 
 BASELINE = click.option(
     "--baseline/--no-baseline", default=True, show_default=True, help="Also train the student alone, to compare."
@@ -129,17 +45,20 @@ def cli(traceback: bool) -> None:
 @STORAGE
 @PRECISION
 @JSON
+@CACHE
 @BASELINE
 @click.pass_context
-def plan(ctx: click.Context, /, storage: str, precision: str, as_json: bool, baseline: bool, **knobs: Any) -> None:
+def plan(
+    ctx: click.Context, /, storage: str, precision: str, as_json: bool, cache: str, baseline: bool, **knobs: Any
+) -> None:
     """Show what a run would do: stages, what exists, rows to compute, bytes, FLOPs. Computes nothing."""
-    stage = _stage(ctx, knobs)
-    place = open_storage(storage, precision)
+    stage = stage_of(ctx, knobs)
+    place = open_storage(storage, precision, cache=cache)
     found = plan_of(_with_baseline(stage, baseline), place)
     OUT.print(report.plan_table(found))
     OUT.print(f"L = {stage.objective}", markup=False)
     if as_json:
-        _print_json({"stage": fingerprint(stage), "label": str(stage), **found.as_json()})
+        print_json({"stage": fingerprint(stage), "label": str(stage), **found.as_json()})
 
 
 @cli.command(cls=OfTarget)
@@ -149,6 +68,19 @@ def plan(ctx: click.Context, /, storage: str, precision: str, as_json: bool, bas
 @JSON
 @click.option("--local", is_flag=True, help="In this process, without Ray.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Train a stage on so many.")
+@click.option(
+    "--actors", default="1:", show_default=True, metavar="MIN[:MAX]",
+    help="Teachers' actors in a pool: at least and at most; by default one for each GPU, or each core without GPUs.",
+)  # fmt: skip
+@click.option(
+    "--teacher-gpus", multiple=True, metavar="[NAME=]SHARE",
+    help="GPUs of a teacher's actor: 2 for a large one, 0.25 for a small one; can be repeated. By default 1 each.",
+)  # fmt: skip
+@click.option(
+    "--overlap/--no-overlap", default=None,
+    help="Train on what is labeled while the rest still is; by default where teachers and student have GPUs of their own.",
+)  # fmt: skip
+@CACHE
 @click.option(
     "--on-missing", type=click.Choice(["compute", "wait", "error"]), default="compute", show_default=True,
     help="What to do about teacher outputs that the cache lacks: compute them, wait for another run that does, stop.",
@@ -160,21 +92,23 @@ def plan(ctx: click.Context, /, storage: str, precision: str, as_json: bool, bas
 @BASELINE
 @click.pass_context
 def run(
-    ctx: click.Context, /, storage: str, precision: str, as_json: bool, local: bool, workers: int, on_missing: Any,
-    any_teacher: bool, verify_all: bool, baseline: bool, **knobs: Any,
+    ctx: click.Context, /, storage: str, precision: str, as_json: bool, local: bool, workers: int, actors: str,
+    teacher_gpus: tuple[str, ...], overlap: bool | None, cache: str, on_missing: Any, any_teacher: bool, verify_all: bool,
+    baseline: bool, **knobs: Any,
 ) -> None:  # fmt: skip
     """Make the recipe's stage real: label, train, evaluate. What exists is not done again."""
-    stage = _stage(ctx, knobs)
+    stage = stage_of(ctx, knobs)
     runner = make_runner(
-        storage, local=local, workers=workers, precision=precision, on_missing=on_missing, any_teacher=any_teacher,
+        storage, local=local, workers=workers, precision=precision, cache=cache, overlap=overlap,
+        actors=_actors(actors, teacher_gpus), on_missing=on_missing, any_teacher=any_teacher,
         verify="all" if verify_all else "sample", display=Display(),
     )  # fmt: skip
-    explained = [f"{knob.name} = {knobs[knob.name]}{knob.help and ': ' + knob.help}" for knob in _knobs(ctx).values()]
+    explained = [f"{knob.name} = {knobs[knob.name]}{knob.help and ': ' + knob.help}" for knob in knobs_of(ctx).values()]
     runner.heading = (*explained, f"L = {stage.objective}")
     trained = runner.run(*_with_baseline(stage, baseline))[-1]
     OUT.print(report.table(trained.stage, runner.storage))
     if as_json:
-        _print_json(report.as_json(trained))
+        print_json(report.as_json(trained))
 
 
 @cli.command("eval", cls=OfTarget)
@@ -190,12 +124,12 @@ def evaluate(
     ctx: click.Context, /, storage: str, precision: str, as_json: bool, weights: str | None, **knobs: Any
 ) -> None:
     """Evaluate a network of the recipe's student on its validation and test splits."""
-    stage = _stage(ctx, knobs)
+    stage = stage_of(ctx, knobs)
     found = evaluation(stage, storage, weights=weights, precision=precision)
     for name, value in found.items():
         OUT.print(f"{name:10} {value:.4f}")
     if as_json:
-        _print_json({"stage": fingerprint(stage), "label": str(stage), "metrics": found})
+        print_json({"stage": fingerprint(stage), "label": str(stage), "metrics": found})
 
 
 @cli.command(cls=OfTarget)
@@ -203,41 +137,11 @@ def evaluate(
 @click.pass_context
 def cite(ctx: click.Context, /, **knobs: Any) -> None:
     """Print the sources of exactly what the recipe uses."""
-    for source, pieces in bibliography(_stage(ctx, knobs)).items():
+    for source, pieces in bibliography(stage_of(ctx, knobs)).items():
         click.echo(f"{source}  [{', '.join(pieces)}]")
 
 
-@cli.group()
-def cache() -> None:
-    """Look into the cache of teacher outputs."""
-
-
-@cache.command("ls")
-@STORAGE
-@JSON
-def cache_ls(storage: str, as_json: bool) -> None:
-    """List the entries: teacher, dataset, view, signal, rows, bytes."""
-    entries = open_storage(storage, "float32").cache.entries()
-    OUT.print(report.cache_table(entries))
-    if as_json:
-        _print_json({"entries": [report.entry_json(entry) for entry in entries]})
-
-
-@cache.command("verify")
-@STORAGE
-@JSON
-def cache_verify(storage: str, as_json: bool) -> None:
-    """Read every shard and check it against its checksum. Exit code 1 if some were bad: they count as missing from now on."""
-    reports = {entry.key_digest: entry.verify() for entry in open_storage(storage, "float32").cache.entries()}
-    corrupt = [str(path) for found in reports.values() for path in found.corrupt]
-    shards, size = sum(found.shards for found in reports.values()), sum(found.bytes for found in reports.values())
-    OUT.print(f"{len(reports)} entries, {shards} good shards, {size:,} bytes, {len(corrupt)} corrupt")
-    for path in corrupt:
-        OUT.print(f"corrupt: {path}", markup=False)
-    if as_json:
-        _print_json({"entries": len(reports), "shards": shards, "bytes": size, "corrupt": corrupt})
-    if corrupt:
-        raise click.exceptions.Exit(1)
+cli.add_command(cache_commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -252,7 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     except click.ClickException as error:
         _stop(error.format_message(), 2)
-    except (ValueError, DivergedError) as error:
+    except (
+        ValueError,
+        DivergedError,
+        IncompleteEntry,
+        OSError,
+    ) as error:  # OSError: a full disk, a network that is gone
         if "--traceback" in words[:1]:
             raise
         _stop(str(error), 2 if isinstance(error, ValueError) else 1)
@@ -269,21 +178,26 @@ def job(file: str, arguments: Sequence[str] | None = None) -> None:
     main(["run", f"{file}:{words[0]}", *words[1:]])
 
 
-def _stage(ctx: click.Context, knobs: dict[str, Any]) -> Stage:
-    recipe: recipes.Recipe | None = ctx.meta.get("recipe")
-    if recipe is None:
-        target = ctx.params["target"]
-        raise ValueError(f"the target {target!r} names no recipe: write file.py:recipe or package.module:recipe")
-    return recipe.stage(**{name: value for name, value in knobs.items() if name in recipe.knobs})
+def _actors(bounds: str, shares: Sequence[str]) -> Actors:
+    """What --actors and --teacher-gpus say."""
+    least, _, most = bounds.partition(":")
+    try:
+        numbers = int(least or 1), int(most) if most else None
+    except ValueError:
+        raise ValueError(f"--actors {bounds}: MIN:MAX, such as 2:8, would be right") from None
+    gpus = {}
+    for each in shares:
+        name, _, share = each.rpartition("=")
+        try:
+            gpus[name] = float(share)
+        except ValueError:
+            raise ValueError(f"--teacher-gpus {each}: a number, or NAME=number, would be right") from None
+    return Actors(*numbers, gpus)
 
 
 def _with_baseline(stage: Stage, baseline: bool) -> list[Stage]:
     """The stage, and before it the same student without teachers, to compare with."""
     return [stage.alone(), stage] if baseline and stage.teachers else [stage]
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    click.echo(json.dumps(content))
 
 
 def _stop(message: str, code: int) -> None:

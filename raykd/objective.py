@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,20 @@ def union(needs: Iterable[Needs]) -> Needs:
         for network, signals in each.items():
             found[network] = found.get(network, frozenset()) | signals
     return found
+
+
+class Stored(Protocol):
+    """How teachers' logits are stored: what a codec says of itself."""
+
+    @property
+    def kind(self) -> str:
+        """What is read of them: "dense", "topk" or "sampled"."""
+        ...
+
+    @property
+    def temperatures(self) -> tuple[float, ...] | None:
+        """The temperatures at which they can be read; None for all."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,10 +78,20 @@ class Spec:
     """A piece of an objective: a frozen dataclass with an identity. Raise `version` when its formula changes."""
 
     version: ClassVar[int] = 1
+    reads: ClassVar[frozenset[str]] = frozenset({"dense"})
+    """The kinds of stored logits of a teacher that it can read; see `Stored`."""
 
     def needs(self, teachers: Sequence[str]) -> Needs:
         """The signals it reads, when it is applied to these teachers."""
         return {}
+
+    def check_stored(self, teachers: Sequence[str], stored: Stored) -> None:
+        """Raises `ValueError` if it reads the logits of one of these teachers, and cannot as they are stored."""
+        if reads_logits(self, teachers) and stored.kind not in self.reads:
+            raise ValueError(
+                f"{self} reads {' or '.join(sorted(self.reads))} logits, and {stored} yields {stored.kind} ones: "
+                "use dense_f16 or dense_u8"
+            )
 
     def build(self, context: Context) -> Compute:
         """What computes it: itself when it has no parameters."""
@@ -112,6 +136,11 @@ class Temperature(Spec):
     Positive, in the order of `names`.
     """
 
+    @property
+    def values(self) -> tuple[float, ...] | None:
+        """All that it can be; None if only the training knows."""
+        return None
+
 
 class SampleWeight(Spec):
     """A term's weight that depends on the row, built to `(batch) -> [B]`, detached. `Certainty() * CrossEntropy()`."""
@@ -150,8 +179,16 @@ class Weighted:
 
     def needs(self, teachers: Sequence[str]) -> Needs:
         """What the term reads, and its weight."""
-        pieces = (self.term, self.weight) if isinstance(self.weight, SampleWeight) else (self.term,)
-        return union(piece.needs(teachers) for piece in pieces)
+        return union(piece.needs(teachers) for piece in self._pieces)
+
+    def check_stored(self, teachers: Sequence[str], stored: Stored) -> None:
+        """See `Spec.check_stored`."""
+        for piece in self._pieces:
+            piece.check_stored(teachers, stored)
+
+    @property
+    def _pieces(self) -> tuple[Spec, ...]:
+        return (self.term, self.weight) if isinstance(self.weight, SampleWeight) else (self.term,)
 
     def __str__(self) -> str:
         return (
@@ -199,6 +236,14 @@ class Objective:
                     raise ValueError(f"the term {weighted.term} names the teacher {network!r}: {has}")
         return union(weighted.needs(teachers) for weighted in self.terms)
 
+    def check_stored(self, teachers: Sequence[str], stored: Stored) -> None:
+        """Whether it can be computed from what is stored of these teachers: those whose logits `stored` keeps.
+
+        Raises `ValueError` that names the first piece that cannot read them, or the first temperature that was not declared.
+        """
+        for weighted in self.terms:
+            weighted.check_stored(teachers, stored)
+
     def build(self, context: Context) -> Criterion:
         """The computation, with every learned part as a submodule."""
         return Criterion(self, context)
@@ -216,6 +261,12 @@ class Criterion(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Each term times its weight, for each row. [K, B]"""
         return torch.stack([(w(batch) if callable(w) else w) * term(batch) for w, term in self._terms])
+
+
+def reads_logits(piece: Spec, teachers: Sequence[str]) -> bool:
+    """Whether the piece reads the logits of one of these teachers."""
+    needs = piece.needs(teachers) if teachers else {}
+    return any(LOGITS in needs.get(name, ()) for name in teachers)
 
 
 def _weight(weight: float | SampleWeight, context: Context) -> float | Compute:

@@ -18,7 +18,6 @@ from typing import Any
 
 from raykd.identity import fingerprint
 from raykd.models import size
-from raykd.signals import Observable
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 
@@ -29,9 +28,8 @@ class Filling:
 
     name: str
     teacher: Stage | Pretrained
-    signals: tuple[Observable, ...]
     rows: int
-    """Rows of the view: training rows times replicas."""
+    """Rows of the view: training rows times replicas; training rows times epochs where nothing is cached."""
     missing: int
     """Rows that the teacher must still compute."""
     bytes: int
@@ -61,7 +59,9 @@ class Step:
     @property
     def break_even(self) -> int | None:
         """Epochs, over all trials, from which on labeling costs less than asking the teachers at every step."""
-        return self.network.view.replicas if isinstance(self.network, Stage) and self.fillings else None
+        if not isinstance(self.network, Stage) or not self.fillings or self.network.cache == "off":
+            return None
+        return self.network.view.replicas
 
     @property
     def saving(self) -> float:
@@ -128,27 +128,23 @@ def _step(network: Stage | Pretrained, storage: Storage) -> Step:
 
 
 def _fillings(stage: Stage, storage: Storage) -> Iterator[Filling]:
-    rows = _rows(stage) * stage.view.replicas
     for name, teacher in needed(stage).items():
-        signals = tuple(sorted(stage.needs[name], key=str))
-        missing = rows
+        if stage.cache == "off":
+            asked = _rows(stage) * stage.budget.epochs
+            yield Filling(name, teacher, asked, asked, bytes=0)
+            continue
+        rows = missing = _rows(stage) * stage.view.replicas
+        kept = stage.kept[name]
         if storage.digest(teacher) is not None:
-            entries = storage.entries(name, teacher, stage.view, signals)
+            entries = storage.entries(name, teacher, stage.view, kept)
             slots = {slot for entry in entries for slot in entry.absent(stage.view.replicas)}
             missing = sum(len(entries[0].positions(slot)) for slot in slots)
-        width = sum(_width(signal, teacher) for signal in signals)
-        yield Filling(name, teacher, signals, rows, missing, bytes=2 * width * missing)
+        row = sum(each.bytes_per_row(teacher.architecture) for each in kept)
+        yield Filling(name, teacher, rows, missing, bytes=row * missing)
 
 
 def _rows(stage: Stage) -> int:
     return len(stage.view.dataset.split("train"))
-
-
-def _width(signal: Observable, teacher: Stage | Pretrained) -> int:
-    values = 1
-    for side in signal.shape(teacher.architecture.tap_shape):
-        values *= side
-    return values
 
 
 def _as_json(step: Step) -> dict[str, Any]:

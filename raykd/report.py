@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from raykd.cache import Entry
+from raykd.cache.pins import pins
 from raykd.identity import fingerprint
 from raykd.models import Architecture, size
 from raykd.plan import Plan, needed
@@ -77,9 +79,7 @@ def as_json(trained: Trained) -> dict[str, Any]:
         "metrics": dict(trained.metrics),
         "teacher_rows": {name: counts.teacher_rows[name] for name in trained.stage.teachers}
         | dict(counts.teacher_rows),
-        "preflight_rows": dict(counts.preflight_rows),
-        "cache_rows": counts.cache_rows,
-        "seconds": {phase: round(float(seconds), 3) for phase, seconds in counts.seconds.items()},
+        **counts.as_json(),
         "network": trained.weights,
     }
 
@@ -114,31 +114,32 @@ def plan_table(plan: Plan) -> Table:
     return grid
 
 
-def cache_table(entries: Sequence[Entry]) -> Table:
-    """The entries of a cache."""
+def cache_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """The entries of a cache, of each what `entry_json` says."""
     grid = Table(title="cache")
-    columns = ("entry", "teacher", "dataset", "view", "signal", "rows", "replicas", "bytes", "last used")
-    for column in columns:
-        grid.add_column(column, justify="right" if column in ("rows", "replicas", "bytes") else "left")
-    for found in map(entry_json, entries):
-        words = [found["entry"][:8], *(found[name] for name in ("teacher", "dataset", "view", "signal"))]
-        used = "-" if not found["last_used"] else time.strftime("%Y-%m-%d %H:%M", time.localtime(found["last_used"]))
-        grid.add_row(*words, f"{found['rows']:,}", str(found["replicas"]), f"{found['bytes']:,}", used)
+    words, numbers = ("teacher", "dataset", "view", "signal", "codec"), ("rows", "replicas", "shards", "bytes")
+    for column in ("entry", *words, *numbers, "last used", "pinned"):
+        grid.add_column(column, justify="right" if column in numbers else "left")
+    for line in lines:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(line["last_used"])) if line["last_used"] else "-"
+        cells = [escape(str(line[name])) for name in words], [f"{line[name]:,}" for name in numbers]
+        grid.add_row(line["entry"][:8], *cells[0], *cells[1], used, ", ".join(line["pinned"]) or "-")
     return grid
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
     """One line of `raykd cache ls --json`. `rows` are those of one replica, `replicas` the complete ones."""
     holdings = entry.holdings()
-    about = {name: entry.about.get(name, "?") for name in ("teacher", "dataset", "view", "signal")}
     return {
         "entry": entry.key_digest,
-        **about,
+        **{name: entry.about.get(name, "?") for name in ("teacher", "dataset", "view", "signal")},
+        "codec": "?" if entry.codec is None else str(entry.codec),
         "rows": entry.rows,
         "replicas": len(holdings.complete),
         "shards": sum(holdings.shards.values()),
         "bytes": holdings.bytes,
         "last_used": holdings.last_used,
+        "pinned": pins(entry),
     }
 
 

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from raykd.budget import Budget
+from raykd.cache.codecs import Codec
 from raykd.data import View
 from raykd.identity import aside, canonical, fingerprint
+from raykd.kept import Kept, keep, way
 from raykd.models import Architecture
 from raykd.models.weights import digest_of
 from raykd.objective import STUDENT, Needs, Objective, Term
@@ -59,9 +61,13 @@ class Stage:
     init: Stage | Pretrained | None = None
     budget: Budget = Budget()
     seed: int = 0
+    cache: str | Codec = "auto"
+    """How the teachers' signals are kept: "auto", "features", a codec or its name; "off": asked anew at every step, for views
+    whose replicas never repeat."""
     label: str = aside("")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", way(self.cache))
         if isinstance(self.objective, Term):
             object.__setattr__(self, "objective", 1.0 * self.objective)
         # sorted, because equal specs must compute the same: a mapping's order is not part of its content
@@ -78,6 +84,15 @@ class Stage:
         """The signals its objective reads, by network."""
         return self.objective.needs(tuple(self.teachers))
 
+    @property
+    def kept(self) -> dict[str, tuple[Kept, ...]]:
+        """How each signal that it reads of a teacher is kept, in the order of their names."""
+        return {
+            name: tuple(keep(signal, teacher.architecture, self.cache) for signal in sorted(self.needs[name], key=str))
+            for name, teacher in self.teachers.items()
+            if name in self.needs
+        }
+
     def networks(self) -> Iterator[tuple[str, Stage | Pretrained]]:
         """The networks it starts from, by the name of the edge: its teachers, then "init"."""
         yield from self.teachers.items()
@@ -87,7 +102,9 @@ class Stage:
     def alone(self) -> Stage:
         """The same student with the labels only, at the same budget: what distillation is compared with."""
         label = f"{self.label} alone" if self.label else ""
-        return replace(self, objective=1.0 * CrossEntropy(), teachers={}, init=None, label=label)
+        # a view that never repeats stays so
+        cache = "off" if self.cache == "off" else "auto"
+        return replace(self, objective=1.0 * CrossEntropy(), teachers={}, init=None, cache=cache, label=label)
 
     def stored(self, folder: str) -> Stage:
         """The same stage, its in-memory rows laid down in `folder`, where workers on other machines can read them."""
@@ -108,7 +125,8 @@ class Stage:
         # a mapping proxy cannot be pickled, and a stage travels to workers
         teachers = dict(self.teachers)
         return Stage, (
-            self.student, self.objective, self.view, teachers, self.init, self.budget, self.seed, self.label,
+            self.student, self.objective, self.view, teachers, self.init, self.budget, self.seed,
+            self.cache, self.label,
         )  # fmt: skip
 
 
@@ -128,8 +146,19 @@ def _check(stage: Stage) -> None:
             )
         for tap in {tap for signal in signals for tap in signal.taps()}:
             architecture.check_tap(tap)
+    _check_kept(stage)
     if stage.init is not None and fingerprint(stage.init.architecture) != fingerprint(stage.student):
         raise ValueError(f"init is {stage.init.architecture} and the student {stage.student}: they must be the same")
+
+
+def _check_kept(stage: Stage) -> None:
+    """Whether the objective can read what the cache will hold."""
+    if stage.cache == "off":
+        return
+    for name, kept in stage.kept.items():
+        for each in kept:
+            if each.signal == LOGITS:
+                stage.objective.check_stored((name,), each.codec)
 
 
 def _architectures(stage: Stage) -> Iterator[tuple[str, Architecture]]:

@@ -4,6 +4,8 @@
     <root>/stages/<fingerprint>/           stage.json  checkpoint.pt  best|last.safetensors  metrics.jsonl  result.json
     <root>/evaluations/<key>.safetensors   what a network predicts on the validation and test splits
     <root>/preflight/<key>.json            how well a teacher did on the rows that it was tried on
+    <root>/calibration/<key>.json          what a row costs a teacher
+    <root>/leases/<what>                   who is doing what now
     <root>/data/<digest>.safetensors       in-memory rows, laid down for workers on other machines
 
 `result.json` is written last: a stage without it is unfinished and continues from its checkpoint.
@@ -23,8 +25,8 @@ from typing import Any
 from raykd.cache import Entry, SignalCache
 from raykd.data import View
 from raykd.identity import canonical, fingerprint
-from raykd.models import Architecture
-from raykd.signals import Observable
+from raykd.kept import Head, Kept, KeptReader
+from raykd.places import Lease, place
 from raykd.stage import Pretrained, Stage
 
 
@@ -34,6 +36,8 @@ class Storage:
 
     root: Path
     precision: str = "float32"
+    cache_root: str = ""
+    """Where the cache lies if not in `root`: a folder, or a URL that fsspec opens."""
 
     def check(self) -> None:
         """Raise `ValueError` if nothing can be written here."""
@@ -49,7 +53,7 @@ class Storage:
     @property
     def cache(self) -> SignalCache:
         """The signal cache."""
-        return SignalCache(self.root / "cache")
+        return SignalCache(self.cache_root or self.root / "cache")
 
     def folder(self, stage: Stage) -> Path:
         """Where a stage's training lies, existing or not."""
@@ -76,28 +80,44 @@ class Storage:
         result = self.result(network)
         return None if result is None else str(result["weights"])
 
-    def entries(self, name: str, teacher: Stage | Pretrained, view: View, signals: Iterable[Observable]) -> list[Entry]:
+    def entries(self, name: str, teacher: Stage | Pretrained, view: View, kept: Iterable[Kept]) -> list[Entry]:
         """The cache entries of a finished teacher, one for each signal. `name` is for people."""
-        weights = self.digest(teacher)
-        assert weights is not None, "a teacher is finished before its signals have a name"
-        return [self.entry(name, teacher.architecture, weights, view, signal) for signal in signals]
+        return [self.entry(name, teacher, view, each) for each in kept]
 
-    def entry(self, name: str, architecture: Architecture, weights: str, view: View, signal: Observable) -> Entry:
-        """The cache entry of one signal of one network under one view of the training rows."""
+    def entry(self, name: str, teacher: Stage | Pretrained, view: View, kept: Kept) -> Entry:
+        """The cache entry of one signal of a finished teacher under one view of the training rows."""
+        architecture, weights = teacher.architecture, self.digest(teacher)
+        assert weights is not None, "a teacher is finished before its signals have a name"
         key = {
             "teacher": {"architecture": canonical(architecture), "weights": weights},
             "precision": self.precision,
             "view": canonical(view.content()),
-            "signal": canonical(signal),
+            "signal": canonical(kept.stored),
         }
         about = {
             "teacher": f"{name} ({architecture})",
+            "weights": self.weights(teacher),
             "dataset": str(view.dataset),
             "view": ", ".join(map(str, view.ops)) or "plain",
-            "signal": str(signal),
+            "signal": str(kept.stored),
         }
         ids_N = view.dataset.split("train").ids
-        return self.cache.entry(key, ids_N=ids_N, shape=signal.shape(architecture.tap_shape), about=about)
+        return self.cache.entry(key, ids_N=ids_N, shape=kept.shape(architecture), about=about, codec=kept.codec)
+
+    def reader(
+        self, name: str, teacher: Stage | Pretrained, view: View, kept: Kept, *, follow: bool = False
+    ) -> KeptReader:
+        """Reads the entry of one signal; with `follow`, also while it is being filled.
+
+        Raises `IncompleteEntry` for an entry that lacks rows, without `follow`.
+        """
+        entry = self.entry(name, teacher, view, kept)
+        head = Head(teacher.architecture, self.weights(teacher)) if kept.by_head else None
+        return KeptReader(entry.open(view.replicas, follow=follow), head)
+
+    def lease(self, name: str) -> Lease | None:
+        """The right to do what `name` says, until it is released; None while another run has it."""
+        return Lease.acquire(place(self.root), f"leases/{name}")
 
     def evaluation(self, network: Pretrained, view: View) -> Path:
         """Where a network's predictions on a dataset lie."""
@@ -106,6 +126,10 @@ class Storage:
     def preflight(self, teacher: Pretrained, view: View) -> Path:
         """Where a teacher's preflight under a view lies."""
         return self.root / "preflight" / f"{fingerprint([teacher, view.content(), self.precision])}.json"
+
+    def calibration(self, key: str) -> Path:
+        """Where what a row costs some teacher on some device lies."""
+        return self.root / "calibration" / f"{key}.json"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

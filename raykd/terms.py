@@ -12,14 +12,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from raykd.batch import Batch
-from raykd.objective import STUDENT, Compute, Context, Divergence, Needs, Temperature, Term, Weighting, union
+from raykd.objective import (
+    STUDENT,
+    Compute,
+    Context,
+    Divergence,
+    Needs,
+    Stored,
+    Temperature,
+    Term,
+    Weighting,
+    reads_logits,
+    union,
+)
 from raykd.signals import LOGITS
+from raykd.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,11 @@ class Constant(Temperature):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tau) and self.tau > 0):
             raise ValueError(f"the temperature is {self.tau}: a finite number above 0 would be right")
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The one."""
+        return (float(self.tau),)
 
     def __call__(self, batch: Batch, names: Sequence[str]) -> Tensor:
         """[1, 1]"""
@@ -98,7 +117,27 @@ class _Comparison(Term):
             raise ValueError(
                 f"the term {self} compares with teachers, and this stage has none: give it teachers={{...}}"
             )
-        return union(piece.needs(names) for piece in (self.divergence, self.weights, self.temperature))
+        return union(piece.needs(names) for piece in self._pieces)
+
+    def check_stored(self, teachers: Sequence[str], stored: Stored) -> None:
+        """Asks itself and its pieces; if its divergence reads logits, its temperatures must be among the stored ones."""
+        super().check_stored(teachers, stored)
+        names = [name for name in self.teachers or teachers if name in teachers]
+        for piece in self._pieces:
+            piece.check_stored(names, stored)
+        declared, found = stored.temperatures, self.temperature.values
+        if declared is None or not reads_logits(self.divergence, names):
+            return
+        if found is None or not set(found) <= set(declared):
+            known = ", ".join(f"{tau:g}" for tau in declared)
+            raise ValueError(
+                f"{self} reads logits at {self.temperature}, and {stored} can be read at {known} only: "
+                "declare the temperature with the codec, or use dense_f16"
+            )
+
+    @property
+    def _pieces(self) -> tuple[Divergence, Weighting, Temperature]:
+        return self.divergence, self.weights, self.temperature
 
     def __str__(self) -> str:
         pieces = [str(self.divergence), str(self.temperature)]
@@ -111,6 +150,8 @@ class _Comparison(Term):
 @dataclass(frozen=True)
 class Distill(_Comparison):
     """Compare with each teacher, then add up: sum_t w[t,b] D(student_b, teacher_tb; tau[t,b])."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"dense", "topk", "sampled"})  # it hands them on to its pieces
 
     def build(self, context: Context) -> Compute:
         """The divergence is built once per teacher, because an adapter fits one pair of widths."""
@@ -134,7 +175,10 @@ class Distill(_Comparison):
 
 @dataclass(frozen=True)
 class DistillEnsemble(_Comparison):
-    """Mix the teachers' signals, then compare: D(student_b, sum_t w[t,b] teacher_tb; tau[b])."""
+    """Mix the teachers' signals, then compare: D(student_b, sum_t w[t,b] teacher_tb; tau[b]).
+
+    Logits are added up class by class, so they must be dense, whatever the divergence reads.
+    """
 
     def build(self, context: Context) -> Compute:
         """The mixture is one teacher to the divergence and to the temperature."""
@@ -144,7 +188,7 @@ class DistillEnsemble(_Comparison):
         ours, theirs = self.divergence.student, self.divergence.teacher
 
         def compute(batch: Batch) -> Tensor:
-            signals = torch.stack([batch.teachers[name][theirs] for name in names])
+            signals = torch.stack([_dense(batch.teachers[name][theirs]) for name in names])
             weight_TB = weights(batch, names).expand(signals.shape[:2])
             mixture = (weight_TB.reshape(*weight_TB.shape, *[1] * (signals.ndim - 2)) * signals).sum(0)
             tau = temperature(batch, names)
@@ -153,3 +197,8 @@ class DistillEnsemble(_Comparison):
             return divergence(batch.student[ours], mixture, batch.labels_B, tau.expand(1, len(batch.labels_B))[0])
 
         return compute
+
+
+def _dense(values: Tensor | Sparse) -> Tensor:
+    assert isinstance(values, Tensor), "check_stored refuses sparse teachers of a mixture when the stage is written"
+    return values

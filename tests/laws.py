@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import torch
 
 from raykd.batch import Batch, Mix, Progress
 from raykd.methods.kl import KL, JensenShannon, ReverseKL
 from raykd.signals import LOGITS
+from raykd.sparse import Sparse
 from raykd.terms import Constant, CrossEntropy, Distill, DistillEnsemble, Uniform
 
 DIVERGENCES = [KL(), ReverseKL(), JensenShannon()]
@@ -20,8 +24,64 @@ TERMS = [
 NAMES = ("a", "b", "c")
 
 
-def random_batch(rows: int = 6, classes: int = 5, seed: int = 0, scale: float = 2.0, mix: bool = False) -> Batch:
-    """A batch of three teachers a, b, c with random logits; the student's carry gradients."""
+def topk_of(logits_BC: torch.Tensor, k: int = 3, taus: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0)) -> Sparse:
+    """The k largest of a teacher and its tails, exactly: what a codec stores but for rounding."""
+    sorted_BC, ids_BC = logits_BC.float().sort(-1, descending=True)
+    tails = [(sorted_BC[:, k:] / tau).logsumexp(-1) for tau in taus]
+    return Sparse(ids_BC[:, :k], sorted_BC[:, :k], torch.stack(tails, 1), taus, logits_BC.shape[1])
+
+
+def draws_of(logits_BC: torch.Tensor, draws: int = 4) -> Sparse:
+    """Independent draws from a teacher, class by class with their counts; what is not drawn is padding."""
+    p_BC = logits_BC.float().softmax(-1)
+    ids_BK = p_BC.multinomial(draws, replacement=True, generator=torch.Generator().manual_seed(7)).sort(1).values
+    counts_BK = (ids_BK[:, :, None] == ids_BK[:, None, :]).sum(2)
+    again_BK = torch.cat([torch.zeros_like(ids_BK[:, :1]).bool(), ids_BK[:, 1:] == ids_BK[:, :-1]], 1)
+    values_BK = (counts_BK / draws).log().masked_fill(again_BK, -torch.inf)
+    return Sparse(ids_BK, values_BK, torch.full((len(p_BC), 1), -torch.inf), (1.0,), p_BC.shape[1])
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a teacher may come to a divergence: a kind of stored logits, made from dense ones."""
+
+    kind: str
+    temperatures: tuple[float, ...] | None
+    of: Callable[[torch.Tensor], torch.Tensor | Sparse]
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+FORMS = [
+    Form("dense", None, lambda logits_BC: logits_BC),
+    Form("topk", (1.0, 2.0, 3.0, 4.0), topk_of),
+    Form("sampled", (1.0,), draws_of),
+]
+
+
+def reading(pieces: list) -> list:
+    """Each divergence with each form of a teacher that it says it reads."""
+    return [(piece, form) for piece in pieces for form in FORMS if form.kind in piece.reads]
+
+
+def class_by_class(read: torch.Tensor | Sparse, tau: float) -> torch.Tensor:
+    """What a reader makes of a teacher for each class: log p [B, C] in float64, the tail shared evenly. For small C only."""
+    if isinstance(read, torch.Tensor):
+        return (read.double().flatten(1) / tau).log_softmax(-1)
+    exact = replace(read, values_BK=read.values_BK.double(), tails_BS=read.tails_BS.double())
+    log_p = exact.log_probabilities(torch.full((len(read),), tau, dtype=torch.float64))
+    present_BK = read.values_BK > -torch.inf
+    left_B1 = (read.classes - present_BK.sum(1, keepdim=True)).clamp(min=1).double()
+    even_BC = (log_p[:, -1:] - left_B1.log()).repeat(1, read.classes)
+    # padding repeats a class of its row, so the larger of the two is the class's own
+    return even_BC.scatter(1, read.ids_BK, -1e300).scatter_reduce(1, read.ids_BK, log_p[:, :-1], "amax")
+
+
+def random_batch(
+    rows: int = 6, classes: int = 5, seed: int = 0, scale: float = 2.0, mix: bool = False, form: Form = FORMS[0]
+) -> Batch:
+    """A batch of three teachers a, b, c with random logits, in that form; the student's carry gradients."""
     generator = torch.Generator().manual_seed(seed)
 
     def logits_BC() -> torch.Tensor:
@@ -34,7 +94,7 @@ def random_batch(rows: int = 6, classes: int = 5, seed: int = 0, scale: float = 
         ids_B=torch.arange(rows),
         labels_B=labels_B(),
         student={LOGITS: logits_BC().requires_grad_()},
-        teachers={name: {LOGITS: logits_BC()} for name in NAMES},
+        teachers={name: {LOGITS: form.of(logits_BC())} for name in NAMES},
         progress=Progress(epoch=1, epochs=10, step=2, steps=4),
         mix=Mix(labels_B(), torch.rand(rows, generator=generator)) if mix else None,
     )

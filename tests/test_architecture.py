@@ -18,21 +18,24 @@ from raykd.objective import Divergence, SampleWeight, Temperature, Term, Weighti
 ROOT = Path(raykd.__file__).parent
 RAY = {"labeling.pool", "training.worker", "runtime.cluster"}
 LAYERS = [  # each may import from those above it
-    {"identity", "rng", "device", "signals"},
+    {"places"},
+    {"identity", "rng", "device", "signals", "sparse"},
     {"batch", "data", "models", "cache"},
-    {"objective"},
+    {"objective", "kept", "rebuild", "agreement"},
     {"terms", "budget"},
     {"stage"},
-    {"methods", "storage"},
-    {"labeling", "training", "plan", "recipes", "cite"},
+    {"methods", "storage", "order"},
+    {"answers", "origin"},
+    {"labeling", "training", "plan", "recipes", "cite", "probe"},
     {"runtime"},
     {"report"},
-    {"cli"},
+    {"cli", "cli_cache", "cli_options"},
 ]
 APART = {
     "data": {"models", "cache", "signals", "batch"},
     "models": {"data", "cache", "batch"},
     "cache": {"data", "models", "signals", "batch"},
+    "kept": {"objective", "batch"},
     "labeling": {"objective", "methods", "training", "plan"},
     "training": {"methods", "labeling", "plan"},
     "plan": {"labeling", "training", "recipes", "cite"},

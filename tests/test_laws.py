@@ -9,13 +9,15 @@ from dataclasses import replace
 import laws
 import pytest
 import torch
-from laws import NAMES, random_batch, rows_of
+from laws import FORMS, NAMES, Form, random_batch, reading, rows_of
 
 from raykd.identity import fingerprint
 from raykd.objective import Context, Criterion, Divergence, Spec, Temperature, Term, Weighting
 from raykd.signals import LOGITS
+from raykd.sparse import Sparse
 
 TAUS = (1.0, 4.0)
+READING = reading(laws.DIVERGENCES)
 PIECES: list[Spec] = [*laws.DIVERGENCES, *laws.WEIGHTINGS, *laws.TEMPERATURES, *laws.TERMS]
 
 
@@ -33,7 +35,13 @@ def criterion(term: Term) -> Criterion:
     return (1.0 * term).build(context())
 
 
-def apply(divergence: Divergence, student: torch.Tensor, teacher: torch.Tensor, tau: float = 4.0) -> torch.Tensor:
+def taus(form: Form) -> tuple[float, ...]:
+    return tuple(tau for tau in TAUS if form.temperatures is None or tau in form.temperatures)
+
+
+def apply(
+    divergence: Divergence, student: torch.Tensor, teacher: torch.Tensor | Sparse, tau: float = 4.0
+) -> torch.Tensor:
     compute = context().build(divergence, ("a",))
     labels_B = torch.zeros(len(student), dtype=torch.long)
     return compute(student, teacher, labels_B, torch.full((len(student),), tau))
@@ -50,51 +58,71 @@ def test_pieces_differ_by_fingerprint() -> None:
     assert len({fingerprint(piece) for piece in PIECES}) == len(PIECES)
 
 
-@pytest.mark.parametrize("divergence", laws.DIVERGENCES, ids=str)
+@pytest.mark.parametrize(("divergence", "form"), READING, ids=str)
 class TestDivergence:
-    def test_it_gives_one_finite_number_per_row_and_never_a_negative_one(self, divergence: Divergence) -> None:
-        batch = random_batch(rows=64)
-        for tau in TAUS:
+    def test_it_gives_one_finite_number_per_row_and_never_a_negative_one(
+        self, divergence: Divergence, form: Form
+    ) -> None:
+        batch = random_batch(rows=64, form=form)
+        for tau in taus(form):
             value_B = apply(divergence, batch.student[LOGITS], batch.teachers["a"][LOGITS], tau)
             assert value_B.shape == (64,)
             assert value_B.dtype == torch.float32
             assert (value_B >= -1e-6).all()
             assert value_B.max() > 0
 
-    def test_it_is_zero_from_oneself(self, divergence: Divergence) -> None:
-        logits_BC = random_batch().teachers["a"][LOGITS]
-        torch.testing.assert_close(apply(divergence, logits_BC, logits_BC.clone()), torch.zeros(6), atol=1e-5, rtol=0)
-
-    def test_it_is_blind_to_the_order_of_rows(self, divergence: Divergence) -> None:
-        batch, order = random_batch(), torch.tensor([3, 0, 5, 1, 4, 2])
+    def test_it_is_blind_to_the_order_of_rows(self, divergence: Divergence, form: Form) -> None:
+        batch, order, tau = random_batch(form=form), torch.tensor([3, 0, 5, 1, 4, 2]), taus(form)[-1]
         student, teacher = batch.student[LOGITS].detach(), batch.teachers["a"][LOGITS]
         torch.testing.assert_close(
-            apply(divergence, student[order], teacher[order]), apply(divergence, student, teacher)[order]
+            apply(divergence, student[order], teacher[order], tau), apply(divergence, student, teacher, tau)[order]
         )
 
-    def test_a_row_does_not_depend_on_the_others_unless_it_says_so(self, divergence: Divergence) -> None:
-        batch = random_batch()
+    def test_a_row_does_not_depend_on_the_others_unless_it_says_so(self, divergence: Divergence, form: Form) -> None:
+        batch, tau = random_batch(form=form), taus(form)[-1]
         student, teacher = batch.student[LOGITS].detach(), batch.teachers["a"][LOGITS]
-        alone = torch.cat([apply(divergence, student[i : i + 1], teacher[i : i + 1]) for i in range(6)])
-        together = apply(divergence, student, teacher)
+        alone = torch.cat([apply(divergence, student[i : i + 1], teacher[i : i + 1], tau) for i in range(6)])
+        together = apply(divergence, student, teacher, tau)
         assert torch.allclose(alone, together, atol=1e-6) != divergence.relational
 
     @pytest.mark.parametrize("scale", [0.0, 1e-3, 300.0])
     def test_value_and_gradient_are_finite_on_flat_and_on_extreme_logits(
-        self, divergence: Divergence, scale: float
+        self, divergence: Divergence, form: Form, scale: float
     ) -> None:
-        batch = random_batch(scale=scale)
+        batch = random_batch(scale=scale, form=form)
         value_B = apply(divergence, batch.student[LOGITS], batch.teachers["a"][LOGITS], tau=1.0)
         (gradient,) = torch.autograd.grad(value_B.sum(), batch.student[LOGITS])
         assert torch.isfinite(value_B).all()
         assert torch.isfinite(gradient).all()
 
-    def test_half_precision_inputs_are_compared_in_float32(self, divergence: Divergence) -> None:
-        batch = random_batch()
+    def test_half_precision_inputs_are_compared_in_float32(self, divergence: Divergence, form: Form) -> None:
+        batch, tau = random_batch(), taus(form)[-1]
         student, teacher = batch.student[LOGITS].detach().half(), batch.teachers["a"][LOGITS].half()
         torch.testing.assert_close(
-            apply(divergence, student, teacher), apply(divergence, student.float(), teacher.float())
+            apply(divergence, student, form.of(teacher), tau),
+            apply(divergence, student.float(), form.of(teacher.float()), tau),
         )
+
+
+@pytest.mark.parametrize(("divergence", "form"), [case for case in READING if case[1].kind != "sampled"], ids=str)
+def test_a_divergence_is_zero_from_oneself(divergence: Divergence, form: Form) -> None:
+    # few draws of a teacher are never the teacher
+    logits_BC = random_batch().teachers["a"][LOGITS]
+    value_B = apply(divergence, logits_BC.clone(), form.of(logits_BC))
+    torch.testing.assert_close(value_B, torch.zeros(6), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("term", "form"), [(term, form) for term in laws.TERMS for form in FORMS], ids=str)
+def test_a_term_that_says_it_reads_what_is_stored_does(term: Term, form: Form) -> None:
+    try:
+        term.check_stored(NAMES, form)
+    except ValueError:
+        assert form.kind != "dense"
+        return
+    batch = random_batch(form=form)
+    (gradient,) = torch.autograd.grad(criterion(term)(batch).sum(), batch.student[LOGITS])
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("piece", [*laws.WEIGHTINGS, *laws.TEMPERATURES], ids=str)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raykd.batch import Batch
-from raykd.methods.kl import KL
+from raykd.cache.codecs import Codec, DenseU8, Sampled, TopKF16, TopKU8
+from raykd.methods.kl import KL, ReverseKL
 from raykd.objective import (
     STUDENT,
     Compute,
@@ -251,3 +252,67 @@ def test_a_temperature_may_follow_the_progress() -> None:
     found = (1.0 * Distill(KL(), temperature=Rising(), teachers=("a",))).build(context())(batch)[0]
     tau_B = torch.full((6,), 1.15)
     torch.testing.assert_close(found, KL()(batch.student[LOGITS], batch.teachers["a"][LOGITS], batch.labels_B, tau_B))
+
+
+@pytest.mark.parametrize(
+    ("term", "codec", "message"),
+    [
+        (
+            Distill(ReverseKL()),
+            Sampled(),
+            "ReverseKL reads dense or topk logits, and sampled yields sampled ones: use dense_f16",
+        ),
+        (
+            DistillEnsemble(KL()),
+            TopKU8(),
+            r"DistillEnsemble\(KL, .*\) reads dense logits, and topk_u8 yields topk ones",
+        ),
+        (
+            Distill(KL(), temperature=Constant(3.0)),
+            TopKF16(temperatures=(2.0,)),
+            r"Distill\(KL, tau 3\) reads logits at tau 3, and topk_f16 can be read at 1, 2 only: declare the temperature",
+        ),
+        (
+            Distill(KL(), temperature=Rising()),
+            TopKU8(),
+            r"reads logits at Rising\(\), and topk_u8 can be read at 1, 2, 4",
+        ),
+        (
+            Distill(KL(), KnowledgeFilter()),
+            TopKU8(),
+            r"KnowledgeFilter\(\) reads dense logits, and topk_u8 yields topk",
+        ),
+        (
+            Distill(KL(), temperature=Constant(2.0)),
+            Sampled(),
+            "reads logits at tau 2, and sampled can be read at 1 only",
+        ),
+    ],
+)
+def test_what_cannot_be_computed_from_what_is_stored_is_found_when_it_is_written(
+    term: Term, codec: Codec, message: str
+) -> None:
+    objective = 0.1 * CrossEntropy() + 0.9 * term
+    with pytest.raises(ValueError, match=message):
+        objective.check_stored(NAMES, codec)
+    objective.check_stored(NAMES, DenseU8())
+    objective.check_stored((), codec)
+    with pytest.raises(ValueError, match=message):
+        (StudentCertainty() * term).check_stored(NAMES, codec)
+
+
+def test_only_the_teachers_that_a_term_compares_with_are_asked_about() -> None:
+    objective = 1.0 * Distill(KL(), teachers=("a",)) + 1.0 * Distill(ReverseKL(), teachers=("b", "c"))
+    objective.check_stored(("a",), Sampled())
+    with pytest.raises(ValueError, match="ReverseKL"):
+        objective.check_stored(("a", "c"), Sampled())
+
+
+def test_what_is_not_read_as_logits_may_be_stored_in_any_way() -> None:
+    objective = CrossEntropy() + Distill(Hint(), temperature=Rising())
+    objective.check_stored(NAMES, Sampled())
+
+
+def test_logits_are_read_at_the_declared_temperatures() -> None:
+    (1.0 * Distill(KL(), temperature=Constant(3.0))).check_stored(NAMES, TopKU8(temperatures=(3.0,)))
+    (1.0 * Distill(KL())).check_stored(NAMES, Sampled())

@@ -21,7 +21,8 @@ from raykd import cli, methods, recipes, report, terms
 from raykd.labeling import preflight
 from raykd.models import TorchVision, weights
 from raykd.objective import Spec
-from raykd.runtime.runner import Counts, Trained
+from raykd.runtime.counts import Counts
+from raykd.runtime.runner import Trained
 from raykd.training import loop
 
 ROOT = Path(__file__).parents[1]

@@ -99,7 +99,7 @@ class Slow(Operation):
         return images_BCHW
 
 
-def slow(replicas: int = 16, epochs: int = 12) -> Stage:
+def slow(replicas: int = 16, epochs: int = 12, tau: float = 2.0, seconds: float = 0.02) -> Stage:
     """A distillation that takes long enough to be killed in the middle of labeling and of training."""
-    written = tiny.student(epochs=epochs, replicas=replicas)
-    return replace(written, view=replace(written.view, ops=(Slow(0.02),)), label="slow")
+    written = tiny.student(tau=tau, epochs=epochs, replicas=replicas)
+    return replace(written, view=replace(written.view, ops=(Slow(seconds),)), label="slow")

@@ -3,14 +3,16 @@
     id int64 | checksum uint64 | the codec's columns, each FixedSizeList<number>[width]
     schema metadata: entry, replica, shard, rows, shape, codec, seal
 
-Any Arrow reader can open it. Ours believes nothing: the seal covers every byte, and then the schema, its metadata included,
-must be the one that the file's name demands. So another slot's or entry's shard under this name is corrupt as well.
+Its numbers have a fixed width, so that in all shards of as many rows a column begins at the same byte. Any Arrow reader can
+open it. Ours believes nothing: the seal covers every byte, and then the schema, its metadata included, must be the one that
+the file's name demands. So another slot's or entry's shard under this name is corrupt as well.
 
 R rows of the shard.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raykd.cache.codec import Codec
-from raykd.cache.seal import BLANK, MARK, CorruptShard, check_seal, seal
+from raykd.cache.codecs import Codec
+from raykd.cache.seal import BLANK, MARK, Bytes, CorruptShard, check_seal, seal
 from raykd.cache.shard import Rows, Slot
 
 SEAL = b"seal"
@@ -45,9 +47,9 @@ class Header:
         """The schema's metadata, its seal still blank."""
         texts = {
             "entry": self.entry,
-            "replica": str(self.slot.replica),
-            "shard": str(self.slot.index),
-            "rows": str(self.rows),
+            "replica": f"{self.slot.replica:05d}",
+            "shard": f"{self.slot.index:08d}",
+            "rows": f"{self.rows:010d}",
             "shape": " ".join(map(str, self.shape)),
             "codec": f"{self.codec.name}/{self.codec.version}",
         }
@@ -77,13 +79,13 @@ def to_bytes(header: Header, rows: Rows) -> bytearray:
     return data
 
 
-def from_bytes(header: Header, data: bytes | bytearray) -> Rows:
-    """The rows of a file, as views of `data`.
+def from_bytes(header: Header, data: Bytes, check: Callable[[Bytes], None] = check_seal) -> Rows:
+    """The rows of a file, as views of `data`. A caller that knows the seal to be good passes another `check`.
 
     Raises `CorruptShard`, and nothing else, for any bytes that are not a sealed file with this header.
     """
     try:
-        check_seal(data)
+        check(data)
         return _rows(header, data)
     except CorruptShard:
         raise
@@ -91,7 +93,19 @@ def from_bytes(header: Header, data: bytes | bytearray) -> Rows:
         raise CorruptShard(f"it is no Arrow file of a shard: {type(error).__name__}: {error}") from error
 
 
-def _rows(header: Header, data: bytes | bytearray) -> Rows:
+def layout(header: Header) -> tuple[int, dict[str, int]]:
+    """Bytes of a file with this header, and the byte at which each column but `id` begins, found in one of zeros."""
+    count = header.rows
+    columns = {c.name: np.zeros((count, c.width), c.dtype) for c in header.codec.columns(header.shape)}
+    file = np.frombuffer(
+        to_bytes(header, Rows(np.zeros(count, np.int64), np.zeros(count, np.uint64), columns)), np.uint8
+    )
+    rows = from_bytes(header, file)
+    found = {"checksum": rows.checksums_R, **rows.columns}
+    return len(file), {name: array.ctypes.data - file.ctypes.data for name, array in found.items()}
+
+
+def _rows(header: Header, data: Bytes) -> Rows:
     file = pa.ipc.open_file(pa.py_buffer(data))
     _check_schema(header, file.schema)
     if file.num_record_batches != 1:

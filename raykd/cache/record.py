@@ -12,13 +12,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from raykd.cache.files import create, read
 from raykd.identity import digest
+from raykd.places import Place
 
 FORMAT = "raykd-cache-v1"
+NAME = "entry.json"
 LIMIT = 1 << 24  # bytes of an entry.json; a spec takes a few kilobytes
 
 
@@ -67,41 +67,43 @@ class Record:
         return {"format": FORMAT, "key": dict(self.key), "layout": layout, "about": dict(self.about)}
 
 
-def adopt(folder: Path, record: Record) -> Record:
-    """The record of `folder`: the stored one, or `record`, stored now, if there was none.
+def adopt(place: Place, record: Record) -> Record:
+    """The record of the entry at `place`: the stored one, or `record`, stored now, if there was none.
 
     Raises `ForeignEntry` if the stored one cannot be read or has another key, `OSError` if ours cannot be stored.
     """
-    path = folder / "entry.json"
-    if not path.exists():
-        create(path, record.to_bytes())
-    stored = read_record(folder)
+    if not place.exists(NAME):
+        place.create(NAME, record.to_bytes())
+    stored = read_record(place)
     if stored.rows != record.rows:  # the key fixes the rows, so only a forged record differs
-        raise ForeignEntry(f"{path} speaks of {stored.rows} rows, the key of {record.rows}; move the folder away")
+        raise ForeignEntry(
+            f"{place}/{NAME} speaks of {stored.rows} rows, the key of {record.rows}; move the folder away"
+        )
     return stored
 
 
-def read_record(folder: Path) -> Record:
-    """The record stored in `folder`.
+def read_record(place: Place) -> Record:
+    """The record of the entry at `place`, whose last name is that of the entry.
 
-    Raises `ForeignEntry` for any bytes that are not the record of this folder, `FileNotFoundError` if there are none.
+    Raises `ForeignEntry` for any bytes that are not the record of this entry, `FileNotFoundError` if there are none.
     """
     try:
-        record = _parse(read(folder / "entry.json", limit=LIMIT))
+        record = parse(place.read(NAME, limit=LIMIT))
         name = record.name
     except OSError:
         raise
     except Exception as error:  # JSON of any shape or depth, in any encoding: whatever fails, it is no record of ours
         raise ForeignEntry(
-            f"{folder / 'entry.json'} is no record of a cache entry ({type(error).__name__}: {error}); "
+            f"{place}/{NAME} is no record of a cache entry ({type(error).__name__}: {error}); "
             "it is left as it is: move the folder away to let the entry be filled anew"
         ) from error
-    if name != folder.name:
-        raise ForeignEntry(f"{folder} holds the entry {name}, not the one it is named for; move the folder away")
+    if name != str(place).rpartition("/")[2]:
+        raise ForeignEntry(f"{place} holds the entry {name}, not the one it is named for; move the folder away")
     return record
 
 
-def _parse(data: bytes) -> Record:
+def parse(data: bytes) -> Record:
+    """The record that `to_bytes` wrote; other bytes raise anything."""
     body = json.loads(data)
     stated = body.pop("checksum")
     if body["format"] != FORMAT:

@@ -11,10 +11,14 @@ xxh3 is no defence against a forger, who is left to what reads the file next.
 
 from __future__ import annotations
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
+Bytes = bytes | bytearray | NDArray[np.uint8]
 MARK = b"raykd-seal-xxh3-128:"
 BLANK = b"0" * 32
+EDGE = 1 << 14  # bytes at either end among which a mark is looked for; the schema takes 1 kB
 
 
 class CorruptShard(ValueError):  # noqa: N818
@@ -23,32 +27,39 @@ class CorruptShard(ValueError):  # noqa: N818
 
 def seal(data: bytearray) -> None:
     """Puts the digest of `data` in place of its two blanks; they must be there."""
-    head, foot = _places(data)
-    assert data[head] == BLANK, "seal a file once"
-    assert data[foot] == BLANK, "seal a file once"
-    data[head] = data[foot] = _digest(data, head, foot)
+    with memoryview(data) as view:
+        head, foot = _places(view)
+        assert view[head] == BLANK, "seal a file once"
+        assert view[foot] == BLANK, "seal a file once"
+        view[head] = view[foot] = _digest(view, head, foot)
 
 
-def check_seal(data: bytes | bytearray) -> None:
+def check_seal(data: Bytes) -> None:
     """Raises `CorruptShard` unless `data` is, byte by byte, what was sealed."""
-    head, foot = _places(data)
-    digest = _digest(data, head, foot)
-    if not data[head] == data[foot] == digest:
-        found = data[head].decode("ascii", "replace")
-        raise CorruptShard(f"its bytes have the checksum {digest.decode()}, its seal says {found!r}")
+    with _view(data) as view:
+        head, foot = _places(view)
+        digest = _digest(view, head, foot)
+        if not view[head] == view[foot] == digest:
+            found = bytes(view[head]).decode("ascii", "replace")
+            raise CorruptShard(f"its bytes have the checksum {digest.decode()}, its seal says {found!r}")
 
 
-def _places(data: bytes | bytearray) -> tuple[slice, slice]:
-    head, foot = data.find(MARK) + len(MARK), data.rfind(MARK) + len(MARK)
-    # a mark that is not found is at -1, so without marks head and foot coincide too
-    if head + len(BLANK) > foot - len(MARK) or foot + len(BLANK) > len(data):
-        raise CorruptShard(f"its {len(data)} bytes bear no seal at head and foot")
+def _view(data: Bytes) -> memoryview:
+    return data.data if isinstance(data, np.ndarray) else memoryview(data)
+
+
+def _places(view: memoryview) -> tuple[slice, slice]:
+    start = max(0, len(view) - EDGE)
+    head, foot = bytes(view[:EDGE]).find(MARK), bytes(view[start:]).rfind(MARK)
+    head, foot = head + len(MARK), start + foot + len(MARK)
+    # a mark that is not found is at -1, so without marks head and foot coincide too, or the foot does not fit
+    if head < len(MARK) or head + len(BLANK) > foot - len(MARK) or foot + len(BLANK) > len(view):
+        raise CorruptShard(f"its {len(view)} bytes bear no seal at head and foot")
     return slice(head, head + len(BLANK)), slice(foot, foot + len(BLANK))
 
 
-def _digest(data: bytes | bytearray, head: slice, foot: slice) -> bytes:
-    with memoryview(data) as view:
-        state = xxhash.xxh3_128(view[: head.start])
-        for part in (BLANK, view[head.stop : foot.start], BLANK, view[foot.stop :]):
-            state.update(part)
+def _digest(view: memoryview, head: slice, foot: slice) -> bytes:
+    state = xxhash.xxh3_128(view[: head.start])
+    for part in (BLANK, view[head.stop : foot.start], BLANK, view[foot.stop :]):
+        state.update(part)
     return state.hexdigest().encode()

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Columns = dict[str, NDArray[Any]]
+"""A codec's columns, each [R, width]."""
+
 
 @dataclass(frozen=True, order=True)
 class Slot:
@@ -47,8 +50,7 @@ class Rows:
 
     ids_R: NDArray[np.int64]
     checksums_R: NDArray[np.uint64]
-    columns: dict[str, NDArray[Any]]
-    """The codec's columns, each [R, width]."""
+    columns: Columns
 
 
 def check_shard(shard: Shard, ids_R: NDArray[np.int64], shape: tuple[int, ...]) -> None:

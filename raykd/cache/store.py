@@ -1,7 +1,9 @@
 """The signal cache: a teacher sees an input once, ever.
 
     <root>/v1/<kk>/<key>/entry.json        what the entry is; kk = first two digits of the key
-    <root>/v1/<kk>/<key>/views/<replica:05d>/<shard:08d>.arrow
+    <root>/v1/<kk>/<key>/views/<replica:05d>/<shard:08d>.arrow     what the teacher said
+    <root>/v1/<kk>/<key>/leases/<replica:05d>-<shard:08d>          who computes it now
+    <root>/v1/<kk>/<key>/used                                      touched by every reader that opens the entry
 
     key = fingerprint of (what the caller says, sha256 of the ordered row ids, shape of a row, codec)
 
@@ -14,34 +16,38 @@ N rows of the split.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raykd.cache.checksum import ids_digest
-from raykd.cache.codec import CODECS, DENSE_F16, Codec
+from raykd.cache.codecs import DENSE_F16, Codec, codec_of
 from raykd.cache.entry import Entry
 from raykd.cache.record import ForeignEntry, Record, adopt, read_record
+from raykd.cache.shards import Shards
 from raykd.identity import canonical
+from raykd.places import Place, place
 
 VERSION = "v1"
+NAME = re.compile("[0-9a-f]{40}")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 log = logging.getLogger(__name__)
 
 
 class SignalCache:
-    """A folder of entries, shared by everyone who can reach it. Nothing is written before the first entry."""
+    """A place of entries, shared by everyone who can reach it. Nothing is written before the first entry."""
 
     def __init__(self, root: str | Path) -> None:
-        """`root` is a local folder that may not exist yet."""
-        if "://" in str(root):
-            raise ValueError(f"{root=}: the cache lies in a folder of this machine or of a mounted file system")
-        self.root = Path(root)
+        """`root` is a folder that may not exist yet, or the URL of a bucket.
+
+        Raises `ValueError` for a URL that fsspec does not open, or where nothing can be written once (see `raykd.places`).
+        """
+        self.place = place(root)
 
     def entry(
         self,
@@ -61,37 +67,32 @@ class SignalCache:
         Raises `ForeignEntry` if the entry's folder holds something else, `ValueError` for arguments that no entry can have.
         """
         ids = _ids(ids_N)
-        content = {"content": key, "ids": ids_digest(ids), "shape": list(shape), "codec": _named(codec)}
+        content = {"content": key, "ids": ids_digest(ids), "shape": list(shape), "codec": canonical(codec)}
         record = Record(canonical(content, "key"), len(ids), rows_per_shard, dict(about))
-        folder = self._folder(record.name)
-        return Entry(folder, adopt(folder, record), codec, ids)
+        folder = self.folder(record.name)
+        return Entry(Shards(folder, adopt(folder, record), codec, ids))
 
     def entries(self) -> list[Entry]:
-        """Every entry on the root, opened from its `entry.json` alone: to list and to verify.
+        """Every entry of the cache, opened from its `entry.json` alone: to list and to verify.
 
-        A folder without a record of its own is named in a warning and left out.
+        One whose record is not its own is named in a warning and left out.
         """
         return list(self._entries())
 
     def _entries(self) -> Iterator[Entry]:
-        for path in sorted((self.root / VERSION).glob("*/*/entry.json")):
+        found = {name for pair in self.place.names(VERSION) for name in self.place.names(f"{VERSION}/{pair}")}
+        for name in sorted(filter(NAME.fullmatch, found)):
+            folder = self.folder(name)
             try:
-                record = read_record(path.parent)
+                record = read_record(folder)
             except (ForeignEntry, FileNotFoundError) as error:  # one bad folder must not hide all the others
                 log.warning("%s", error)
                 continue
-            yield Entry(path.parent, record, _codec(record.key), None)
+            yield Entry(Shards(folder, record, codec_of(record.key["codec"]), None))
 
-    def _folder(self, name: str) -> Path:
-        return self.root / VERSION / name[:2] / name
-
-
-def _named(codec: Codec) -> dict[str, object]:
-    return {"name": codec.name, "version": codec.version}
-
-
-def _codec(key: Mapping[str, Any]) -> Codec | None:
-    return next((codec for codec in CODECS if _named(codec) == key.get("codec")), None)
+    def folder(self, name: str) -> Place:
+        """Where the entry of this name lies, existing or not."""
+        return self.place.inner(f"{VERSION}/{name[:2]}/{name}")
 
 
 def _ids(ids_N: ArrayLike) -> NDArray[np.int64]:

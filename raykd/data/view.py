@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raykd import rng
 from raykd.data.dataset import Dataset, Split
 from raykd.data.ops import ONE, Draws, Mixing, Operation
 from raykd.data.rows import Rows
@@ -83,11 +82,6 @@ class View:
         shares_B = op.shares(draws)
         mixed_B = op(sample.inputs_B, partner.inputs_B, shares_B)
         return replace(sample, inputs_B=mixed_B, partner_labels_B=partner.labels_B, share_B=shares_B / ONE)
-
-    def replicas_at(self, epoch: int, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which replica of each row an epoch sees: each in turn, from a start that differs between rows. [B]"""
-        starts_B = rng.bits(self.seed, ids_B) % np.uint64(self.replicas)
-        return (starts_B.astype(np.int64) + epoch) % self.replicas
 
     def content(self) -> object:
         """What decides the pixels of a row in a replica, for the key of a cache: not the number of replicas."""

@@ -1,78 +1,240 @@
-"""A pool of actors that label shards side by side: Ray Data streams the missing slots, workers commit what they compute.
+"""Pools of actors that label side by side: Ray Data streams the work, workers commit what they compute.
 
-    from_items(slots, one row each) -> map_batches(Actor, ActorPoolStrategy) -> how many rows each slot took
+    from_items(work, one row each) -> map_batches(Actor, ActorPoolStrategy) -+
+    from_items(work, one row each) -> map_batches(Actor, ActorPoolStrategy) -+- union -> what came of each slot
 
-Inputs and signals never pass through the driver: a slot travels as two integers, the worker reads its rows and commits them.
+Teachers that take the same of a node share a pool, any actor of which may host any of them; others have a pool of their own.
+Inputs and signals never pass through the driver: a slot travels as a few integers, the worker reads its rows and commits them.
 A killed actor's slots are given to another; a slot done twice is committed once.
+
+For a training that caches nothing, signals do come back, in the order of its steps and no further ahead than there is room:
+
+    from_items(runs of steps) -> map_batches(StepsActor, in order) -> iter_batches, in the training worker
+
+Shapes: R rows of this worker in a run of steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from raykd.cache import Slot
+from raykd.answers import Asked, Signals, Tally
+from raykd.cache import Misaligned, Slot, input_checksums
 from raykd.device import device
-from raykd.labeling.labeler import Labeler, Labeling
+from raykd.labeling.balance import Work
+from raykd.labeling.labeler import Labeled, Labeler, Labeling
+from raykd.labeling.live import predictors
+from raykd.labeling.placement import Pool
+from raykd.order import Order
+from raykd.signals import Observable
+from raykd.sparse import Sparse
+from raykd.stage import Stage
+from raykd.storage import Storage
 
-STALLED_S = 600
+COLUMNS = ("pool", "teacher", "replica", "index", "rows", "bytes", "retries")
+STALLED_S, DAY_S = 600, 86_400
 """Seconds without progress after which a pipeline that hangs is an error."""
 
 
-@dataclass(frozen=True)
-class Pool:
-    """How many actors, and what each takes of a node. Not identity: it changes no result."""
-
-    actors: int
-    cpus: float
-    gpus: float = 0.0
-    environment: Mapping[str, str] | None = None
-
-
 class Actor:
-    """One actor of a pool: it loads the teacher once, then labels what it is given."""
+    """One actor of a pool: it loads a teacher when first asked for it, then labels what it is given."""
 
-    def __init__(self, labeling: Labeling):
-        self.labeler = Labeler(labeling, device())
+    def __init__(self, pool: int, labelings: Sequence[Labeling], stopped: str):
+        self.pool = pool
+        self.labeler = Labeler(labelings, device())
+        self.stopped = Path(stopped)
 
-    def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
-        """Label the one slot of the batch. A mistake is returned: Ray would hand on its traceback, and not its type."""
-        ((replica, index),) = zip(batch["replica"].tolist(), batch["index"].tolist(), strict=True)
-        try:
-            return {"rows": np.array([self.labeler.label(Slot(replica, index))]), "mistake": np.array([""])}
-        except ValueError as error:
-            return {"rows": np.array([0]), "mistake": np.array([str(error)])}
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Label the one piece of work of the batch; a row for each teacher that did.
+
+        A mistake is a row too: Ray would hand on its traceback, and not its type.
+        """
+        work = Work(Slot(int(batch["replica"][0]), int(batch["index"][0])), tuple(batch["teachers"][0].tolist()))
+        found: list[Labeled] = []
+        if not self.stopped.exists():
+            try:
+                found.extend(self.labeler.label(work))
+            except OSError as error:  # a full disk, a file system that is gone
+                return self._rows([], f"labeling stops: {error}")
+            except ValueError as error:
+                return self._rows([], str(error))
+        return self._rows(found)
+
+    def _rows(self, found: Sequence[Labeled], mistake: str = "") -> dict[str, NDArray[Any]]:
+        table = [
+            [self.pool, each.teacher, each.slot.replica, each.slot.index, each.rows, each.bytes, each.retries]
+            for each in found
+        ]
+        columns = np.array(table or [[self.pool, -1, 0, 0, 0, 0, 0]], np.int64).T
+        return dict(zip(COLUMNS, columns, strict=True)) | {"mistake": np.array([mistake] * columns.shape[1])}
 
 
-def fill(labeling: Labeling, slots: Sequence[Slot], pool: Pool) -> Iterator[int]:
-    """Label the slots; yields the rows of each as it is done, in no particular order.
+def fill(pools: Sequence[Pool], scratch: Path) -> Iterator[tuple[Labeling, Labeled]]:
+    """Do the work of all pools at once; yields what came of each slot, in no particular order.
 
-    Raises the `ValueError` that an actor met, such as for a logit that the codec cannot hold.
+    After the first mistake, such as a logit that the codec cannot hold or a full disk, actors do no further work, and it is
+    raised; nor do they when the iterator is closed. `scratch` is a folder that all nodes see.
     """
-    context = ray.data.DataContext.get_current()
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        stopped = Path(folder) / "stopped"
+        mistakes = []
+        done = _pipeline(pools, stopped).iter_rows()
+        try:
+            for row in done:
+                if row["mistake"]:
+                    stopped.touch()
+                    mistakes.append(row["mistake"])
+                if row["teacher"] >= 0:
+                    slot = Slot(row["replica"], row["index"])
+                    counts = row["rows"], row["bytes"], row["retries"]
+                    yield pools[row["pool"]].labelings[row["teacher"]], Labeled(row["teacher"], slot, *counts)
+        finally:
+            stopped.touch()
+            for _ in done:  # to its end, which now is near: a pipeline that is left early keeps its actors
+                pass
+    if mistakes:
+        raise ValueError(mistakes[0])
+
+
+def _pipeline(pools: Sequence[Pool], stopped: Path) -> ray.data.Dataset:
+    context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = STALLED_S
-    # a teacher's node may lose its storage for a moment; anything else is a mistake, and retrying it would hide it
-    context.actor_task_retry_on_errors = [OSError]  # type: ignore[list-item]
-    rows = [{"replica": slot.replica, "index": slot.index} for slot in slots]
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    # with reservations a pool keeps its share of the devices to the end, whether another is done or not
+    context.op_resource_reservation_enabled = False
+    with ray.data.DataContext.current(context):
+        first, *others = [_branch(number, pool, stopped) for number, pool in enumerate(pools)]
+        return first.union(*others) if others else first
+
+
+def _branch(number: int, pool: Pool, stopped: Path) -> ray.data.Dataset:
+    rows = [{"replica": w.slot.replica, "index": w.slot.index, "teachers": list(w.teachers)} for w in pool.work]
+    actors = min(pool.actors, len(rows))
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Actor,
-        fn_constructor_kwargs={"labeling": labeling},
-        compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(rows))),
+        fn_constructor_kwargs={"pool": number, "labelings": pool.labelings, "stopped": str(stopped)},
+        compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=max(actors, min(pool.most, len(rows)))),
         batch_size=1,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
-        runtime_env={"env_vars": dict(pool.environment or {})},
+        runtime_env={"env_vars": dict(pool.environment)},
     )
-    mistakes = []
-    for row in done.iter_rows():  # to its end: a pipeline that is left early keeps its actors
-        mistakes += [row["mistake"]] if row["mistake"] else []
-        if not mistakes:
-            yield int(row["rows"])
-    if mistakes:
-        raise ValueError(mistakes[0])
+
+
+RUN_ROWS = 2048
+"""Rows, about, that an actor computes at once for a training: small blocks cost Ray Data 10 ms each."""
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Answers of actors that each training worker has beside it. Not stored, and a step ahead of the training."""
+
+    actors: int
+    cpus: float
+    gpus: float
+    environment: Mapping[str, str]
+
+    def open(self, stage: Stage, storage: Storage, device: torch.device, rank: int, world: int) -> StreamedAnswers:
+        """Nothing starts before the first batch is asked for: a resumed training begins where it left off."""
+        return StreamedAnswers(self, stage, storage, device, rank, world)
+
+
+class StreamedAnswers:
+    """The stream of one training worker."""
+
+    def __init__(self, streamed: Streamed, stage: Stage, storage: Storage, device: torch.device, rank: int, world: int):
+        self.tally = Tally()
+        self._streamed, self._stage, self._storage, self._device = streamed, stage, storage, device
+        self._rank, self._world = rank, world
+        self._order = Order.of(stage)
+        self._keys = [(name, each.signal) for name, kept in stage.kept.items() for each in kept]
+        self._batches: Generator[dict[str, Tensor], None, None] | None = None
+
+    def prepare(self, asked: Asked) -> dict[str, Tensor]:
+        """The next batch of the stream, which must be the one asked for."""
+        if self._batches is None:
+            self._batches = self._stream(asked.progress.epoch)
+        found = next(self._batches)
+        if not np.array_equal(found.pop("checksum").numpy().view(np.uint64), input_checksums(asked.inputs_B)):
+            raise Misaligned(f"{asked.progress}: the student is about to see other inputs than its teachers saw")
+        self.tally.teacher_rows += len(asked.positions_B)
+        self.tally.bytes += sum(values.nbytes for values in found.values())
+        return found
+
+    def finish(self, prepared: dict[str, Tensor]) -> Signals:
+        """On the device."""
+        signals: dict[str, dict[Observable, Tensor | Sparse]] = {}
+        for number, (name, signal) in enumerate(self._keys):
+            signals.setdefault(name, {})[signal] = prepared[str(number)].to(self._device, non_blocking=True)
+        return signals
+
+    def close(self) -> None:
+        """Ends the actors, which otherwise live until someone collects the garbage."""
+        if self._batches is not None:
+            self._batches.close()
+
+    def _stream(self, start: int) -> Generator[dict[str, Tensor], None, None]:
+        """Batch by batch, from an epoch to the end of the training."""
+        count = max(1, RUN_ROWS * self._world // self._order.batch_size)
+        runs = [
+            {"epoch": epoch, "first": first, "last": min(first + count, self._order.steps)}
+            for epoch in range(start, self._stage.budget.epochs)
+            for first in range(0, self._order.steps, count)
+        ]
+        context = ray.data.DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = DAY_S  # nobody takes from it during a validation
+        context.execution_options.preserve_order = True
+        with ray.data.DataContext.current(context):
+            stream = ray.data.from_items(runs, override_num_blocks=len(runs)).map_batches(
+                StepsActor,
+                fn_constructor_kwargs={
+                    "stage": self._stage, "storage": self._storage, "rank": self._rank, "world": self._world,
+                },
+                compute=ray.data.ActorPoolStrategy(size=min(self._streamed.actors, len(runs))),
+                batch_size=1,
+                num_cpus=self._streamed.cpus,
+                num_gpus=self._streamed.gpus or None,
+                runtime_env={"env_vars": dict(self._streamed.environment)},
+            )  # fmt: skip
+        for run, block in zip(runs, stream.iter_batches(batch_size=None, batch_format="numpy"), strict=True):
+            mistake = str(block.pop("mistake")[0])
+            if mistake:
+                raise ValueError(mistake)
+            columns = {name: torch.tensor(values) for name, values in block.items()}
+            rows = len(columns["checksum"]) // (run["last"] - run["first"])
+            for at in range(0, len(columns["checksum"]), rows):
+                yield {name: values[at : at + rows] for name, values in columns.items()}
+
+
+class StepsActor:
+    """One actor of a stream: all teachers of a stage, asked about the rows of a run of steps."""
+
+    def __init__(self, stage: Stage, storage: Storage, rank: int, world: int):
+        self.stage, self.rank, self.world = stage, rank, world
+        self.order = Order.of(stage)
+        self.teachers = predictors(stage, storage, device())
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What the teachers say about the rows of the run, and checksums of what they saw. [R, ...]"""
+        epoch, first, last = (int(batch[name][0]) for name in ("epoch", "first", "last"))
+        positions_R = self.order.epoch(epoch)[first:last, self.rank :: self.world].reshape(-1)
+        try:
+            sample = self.stage.view.batch(positions_R, np.full(len(positions_R), self.order.replica(epoch)))
+            said = [values for teacher in self.teachers.values() for values in teacher(sample.inputs_B).values()]
+        except ValueError as error:
+            return {"mistake": np.array([str(error)])}
+        columns = {str(number): values for number, values in enumerate(said)}
+        checksums_R = input_checksums(sample.inputs_B).view(np.int64)
+        return columns | {"checksum": checksums_R, "mistake": np.array([""] * len(positions_R))}

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import torch
 
 from raykd.device import PRECISIONS, device
+from raykd.labeling.placement import Actors
+from raykd.runtime.filling import OnMissing
 from raykd.runtime.progress import Display
-from raykd.runtime.runner import Local, OnMissing, Runner, Trained
+from raykd.runtime.runner import Local, Runner, Trained
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 from raykd.training.evaluate import evaluate
@@ -32,6 +34,7 @@ __all__ = [
     "teacher_precision",
 ]
 
+NONE_DECLARED = Actors()
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -44,6 +47,8 @@ def run(
     precision: str = "auto",
     on_missing: OnMissing = "compute",
     any_teacher: bool = False,
+    cache: str = "",
+    overlap: bool | None = None,
     quiet: bool = False,
 ) -> Trained:
     """Make a stage real and return its network and metrics; what exists on the storage is not done again.
@@ -57,22 +62,41 @@ def run(
         precision=precision,
         on_missing=on_missing,
         any_teacher=any_teacher,
+        cache=cache,
+        overlap=overlap,
         display=Display(quiet),
     )
     return runner.run(stage)[0]
 
 
-def make_runner(storage: str | Path, *, local: bool, workers: int, precision: str, **settings: Any) -> Runner:
-    """A runner on a storage, with precisions settled for the hardware."""
-    place = open_storage(storage, precision, local=local)
+def make_runner(
+    storage: str | Path,
+    *,
+    local: bool,
+    workers: int = 1,
+    precision: str = "auto",
+    cache: str = "",
+    overlap: bool | None = None,
+    actors: Actors = NONE_DECLARED,
+    **settings: Any,
+) -> Runner:
+    """A runner on a storage, with precisions settled for the hardware. `settings` are those of every `Runner`."""
+    place = open_storage(storage, precision, local=local, cache=cache)
     settings["precision"] = precision
     if local:
-        if workers != 1:
-            raise ValueError(f"workers={workers} with local: one process trains alone; leave one of them out")
+        for name, found, right in (
+            ("workers", workers, 1),
+            ("overlap", overlap, None),
+            ("actors", actors, NONE_DECLARED),
+        ):
+            if found != right and not (name == "overlap" and not found):
+                raise ValueError(
+                    f"{name}={found} with local: one process does one thing at a time; leave one of them out"
+                )
         return Local(place, **settings)
     from raykd.runtime.cluster import Cluster  # here, because importing Ray takes a second that Local need not pay
 
-    return Cluster(place, workers=workers, **settings)
+    return Cluster(place, workers=workers, overlap=overlap, actors=actors, **settings)
 
 
 def evaluation(stage: Stage, storage: str | Path, *, weights: str | None, precision: str) -> dict[str, float]:
@@ -87,16 +111,19 @@ def evaluation(stage: Stage, storage: str | Path, *, weights: str | None, precis
     return evaluate(network, stage.view, place.evaluation(network, stage.view), place.precision, device())
 
 
-def open_storage(storage: str | Path, precision: str = "auto", *, local: bool = False) -> Storage:
-    """The storage in a folder. Teachers compute in float16 where there are GPUs: their outputs are kept in float16 anyway.
+def open_storage(storage: str | Path, precision: str = "auto", *, local: bool = False, cache: str = "") -> Storage:
+    """The storage in a folder; the cache of teacher outputs may lie elsewhere, also behind a URL.
 
-    Raises `ValueError` for a URL.
+    Teachers compute in float16 where there are GPUs: their outputs are kept in float16 anyway. Raises `ValueError` for a
+    storage at a URL.
     """
     if "://" in str(storage):
         raise ValueError(f"storage {str(storage)!r} is a URL: name a folder that all workers see")
     if precision == "auto":
         precision = "float16" if _gpus(local) else "float32"
-    return Storage(Path(storage).absolute(), precision)
+    if cache and "://" not in cache:
+        cache = str(Path(cache).absolute())
+    return Storage(Path(storage).absolute(), precision, cache)
 
 
 def _gpus(local: bool) -> bool:

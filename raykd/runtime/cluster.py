@@ -15,6 +15,7 @@ import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from types import ModuleType
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -22,12 +23,17 @@ from uuid import uuid4
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
+from ray.util.metrics import Counter
 
-from raykd.cache import Slot
+from raykd.answers import Answers, Cached, Tally
 from raykd.device import device
 from raykd.identity import fingerprint, pieces
-from raykd.labeling.labeler import Labeling
-from raykd.labeling.pool import Pool, fill
+from raykd.labeling.calibration import calibrate, known
+from raykd.labeling.labeler import Labeled, Labeling
+from raykd.labeling.live import Live
+from raykd.labeling.placement import Actors, pools
+from raykd.labeling.pool import Streamed, fill
+from raykd.runtime.filling import Missing
 from raykd.runtime.runner import Runner
 from raykd.stage import Stage
 from raykd.training.job import TrainingJob
@@ -50,6 +56,10 @@ class Cluster(Runner):
     """Runs on Ray. `workers` train a stage together."""
 
     workers: int = 1
+    actors: Actors = Actors()
+    """What was declared of the teachers' actors."""
+    overlap: bool | None = None
+    """Whether students start while their teachers still fill the cache; None: where both have a GPU of their own."""
     _own: bool = field(default=False, init=False)
     """Whether the cluster is this machine alone, started for this run."""
 
@@ -75,29 +85,64 @@ class Cluster(Runner):
             self._own = False
             ray.shutdown()
 
-    def label(self, labeling: Labeling, slots: Sequence[Slot]) -> Iterator[int]:
-        """A pool with one actor for each GPU, or for each CPU core where there are none."""
+    def label(
+        self, labelings: Sequence[Labeling], missing: Missing, *, beside: bool
+    ) -> Iterator[tuple[Labeling, Labeled]]:
+        """Pools of actors, one for each GPU, or for each CPU core where there are none; what a student needs is left."""
         cpus, gpus = _resources()
-        actors = gpus or cpus
-        # half a core on paper: a pool that reserves every core leaves none for Ray Data itself
-        pool = Pool(actors, cpus=0.5, gpus=1.0 if gpus else 0.0, environment=_environment(1))
+        devices = (gpus or cpus) - (self.workers if beside else 0)
+        found = pools(
+            labelings, missing, self._seconds(labelings, "cuda" if gpus else "cpu"), actors=self.actors,
+            devices=max(1, devices), gpus=gpus > 0, environment=_environment(1),
+        )  # fmt: skip
         with _plain_errors():
-            yield from fill(labeling, slots, pool)
+            yield from fill(found, self.storage.root / "ray")
 
-    def train(self, job: TrainingJob, on_epoch: Callable[[Epoch], None]) -> int:
+    def _seconds(self, labelings: Sequence[Labeling], kind: str) -> list[float]:
+        """What a row costs each teacher; where one works alone it does not matter."""
+        if len(labelings) == 1:
+            return [1.0]
+        unknown = [labeling for labeling in labelings if known(labeling, kind) is None]
+        if unknown:
+            with self.counts.phase("calibrate"):
+                self.call(calibrate, unknown)
+        return [known(labeling, kind) or 1.0 for labeling in labelings]
+
+    def overlaps(self) -> bool:
+        """Said by `overlap`; if not, where there are more GPUs than the training workers take."""
+        if self.overlap is not None:
+            return self.overlap
+        return _resources()[1] > self.workers
+
+    def live(self) -> Answers:
+        """Actors beside the training, where both have a device; else in the training's own process."""
+        cpus, gpus = _resources()
+        devices = (gpus or cpus) // self.workers - 1
+        if devices < 1 or (gpus == 0 and not self.overlaps()):
+            return Live()
+        return Streamed(devices, cpus=0.5, gpus=1.0 if gpus else 0.0, environment=_environment(1))
+
+    def train(self, job: TrainingJob, on_epoch: Callable[[Epoch], None]) -> Tally:
         """A Ray Train worker group; epochs are shown as they appear on the storage."""
         cpus, gpus = _resources()
         if self.workers > (gpus or cpus):
             raise ValueError(
                 f"workers={self.workers}: the cluster has {cpus} CPUs and {gpus} GPUs, one is needed for each"
             )
-        threads = _threads(self.workers)
+        beside = isinstance(job.answers, Streamed) or (isinstance(job.answers, Cached) and job.answers.follow)
+        threads = 1 if beside and not gpus else _threads(self.workers)
         group = 0 if self._own and self.workers == 1 else self.workers
         workers = Workers(group, threads, gpu=gpus > 0, environment=_environment(threads))
         # Train resumes a name that it knows; we resume from our own storage
         name = f"{fingerprint(job.stage)}-{uuid4().hex[:8]}"
         with _plain_errors(), Tail(job.folder / "metrics.jsonl", on_epoch):
             return train_on(job, workers, name)
+
+    def count(self, phase: str, what: str, amount: float) -> None:
+        """Also as a metric of the cluster, raykd_<what> by phase: Prometheus finds it where it finds Ray's own."""
+        super().count(phase, what, amount)
+        if amount and ray.is_initialized():
+            _metric(what).inc(amount, {"phase": phase})
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
         """A task with a GPU where there are some."""
@@ -147,6 +192,11 @@ def cluster_has_gpus() -> bool:
     if not ray.is_initialized():
         _start()
     return _resources()[1] > 0
+
+
+@cache
+def _metric(what: str) -> Counter:
+    return Counter(f"raykd_{what}", f"{what} of raykd's runs, by phase", tag_keys=("phase",))
 
 
 def _call(function: Callable[..., T], *arguments: object) -> T:

@@ -1,28 +1,35 @@
 """A runner makes stages real: it walks the plan, labels what the cache lacks, trains what is not there.
 
 Labeling and training meet only here. What differs between one process and a cluster is where work is done, so a runner
-says how to do three things: label slots, train a job, call a function where teachers run. Everything else is this file.
+says how to do a few things: label slots, train a job, ask teachers at every step, call a function where they run.
+Everything else is this file. Any number of runs may work on one storage: what has a name there is done once.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal, TypeVar
+from functools import cached_property, partial
+from typing import TypeVar
 
+from raykd.answers import Answers, Cached, Tally, Verify
 from raykd.cache import Slot
 from raykd.data import View
 from raykd.device import device
-from raykd.labeling.labeler import Labeler, Labeling
+from raykd.identity import fingerprint
+from raykd.labeling.balance import queue
+from raykd.labeling.labeler import Labeled, Labeler, Labeling
+from raykd.labeling.live import Live
 from raykd.labeling.preflight import confirm, preflight, remembered
 from raykd.models import Network
 from raykd.models.weights import load_into
 from raykd.plan import needed, plan
+from raykd.runtime.beside import Beside
+from raykd.runtime.counts import Counts
+from raykd.runtime.filling import Filling, Missing, OnMissing
 from raykd.runtime.progress import Display, epoch_line
 from raykd.signals import LOGITS
 from raykd.stage import Pretrained, Stage
@@ -33,31 +40,7 @@ from raykd.training.loop import Epoch, train
 from raykd.training.process import Process
 
 T = TypeVar("T")
-OnMissing = Literal["compute", "wait", "error"]
-POLL_S = 1.0  # seconds between looks at a cache that another run fills
-
-
-@dataclass
-class Counts:
-    """What one run did."""
-
-    teacher_rows: Counter[str] = field(default_factory=Counter)
-    """Rows that each teacher computed into the cache."""
-    preflight_rows: Counter[str] = field(default_factory=Counter)
-    """Rows that each teacher was tried on."""
-    cache_rows: int = 0
-    """Rows that training read from the cache."""
-    seconds: Counter[str] = field(default_factory=Counter)
-    """Wall-clock seconds by phase."""
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time what the block does."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - started  # type: ignore[assignment]
+POLL_S = 0.5  # seconds between looks at what another run does
 
 
 @dataclass(frozen=True)
@@ -90,7 +73,7 @@ class Runner(ABC):
     on_missing: OnMissing = "compute"
     any_teacher: bool = False
     """Accept teachers that fail the preflight."""
-    verify: Literal["sample", "all"] = "sample"
+    verify: Verify = "sample"
     """Which inputs are compared with what the teachers saw."""
     precision: str = "auto"
     """What students train in; auto: what suits the device."""
@@ -116,12 +99,25 @@ class Runner(ABC):
             return [self._trained(stage) for stage in stages]
 
     @abstractmethod
-    def label(self, labeling: Labeling, slots: Sequence[Slot]) -> Iterator[int]:
-        """Label the slots; yields the rows of each when it is done."""
+    def label(
+        self, labelings: Sequence[Labeling], missing: Missing, *, beside: bool
+    ) -> Iterator[tuple[Labeling, Labeled]]:
+        """Label the missing slots that no other run has in hand; yields what came of each.
+
+        `beside`: a student is trained at the same time, so leave it what it takes.
+        """
 
     @abstractmethod
-    def train(self, job: TrainingJob, on_epoch: Callable[[Epoch], None]) -> int:
-        """Train the job's stage to its end; the rows read from the cache."""
+    def train(self, job: TrainingJob, on_epoch: Callable[[Epoch], None]) -> Tally:
+        """Train the job's stage to its end; what it read."""
+
+    @abstractmethod
+    def overlaps(self) -> bool:
+        """Whether a student and its teachers have devices of their own, so that they may work at the same time."""
+
+    @abstractmethod
+    def live(self) -> Answers:
+        """How a training asks its teachers at every step, nothing being stored."""
 
     @abstractmethod
     def call(self, function: Callable[..., T], *arguments: object) -> T:
@@ -136,72 +132,139 @@ class Runner(ABC):
         """The same stage, readable wherever this runner works."""
         return stage
 
+    def count(self, phase: str, what: str, amount: float) -> None:
+        """So much more of something in a phase."""
+        self.counts.add(phase, what, amount)
+
     def _make(self, todo: Sequence[Stage]) -> None:
         for stage in todo:
             for name, teacher in needed(stage).items():
                 if isinstance(teacher, Pretrained):  # before anything long, also before other stages train
                     self._preflight(name, teacher, stage.view)
         for stage in todo:
+            if self.storage.result(stage) is not None:  # by another run, meanwhile
+                continue
             self.display.line(f"{stage}: {stage.student} on {stage.view.dataset}\n  L = {stage.objective}")
             for name, teacher in needed(stage).items():
-                self._teach(stage, name, self.storage.finished(teacher))
-            self._train(stage)
+                self._preflight(name, self.storage.finished(teacher), stage.view)
+                self._evaluate(name, self.storage.finished(teacher), stage.view)
+            self._teach(stage, todo)
 
-    def _teach(self, stage: Stage, name: str, teacher: Pretrained) -> None:
-        """All that a teacher must have done before its student can be trained."""
-        self._preflight(name, teacher, stage.view)
-        self._evaluate(name, teacher, stage.view)
-        signals = tuple(sorted(stage.needs[name], key=str))
-        self._fill(Labeling(name, teacher, stage.view, signals, self.storage))
-        if LOGITS in signals and not self.any_teacher:
-            with self.counts.phase("preflight"):
-                confirm(teacher, name, stage.view, self.storage)
+    def _teach(self, stage: Stage, todo: Sequence[Stage]) -> None:
+        """Fill the cache and train the student: one after the other, or at the same time where both have a place."""
+        labelings = [] if stage.cache == "off" else self._labelings(stage, todo)
+        beside = bool(labelings) and self.overlaps()
+        label = partial(self.label, beside=beside)
+        count = partial(self.count, "label")
+        filling = Filling(labelings, label, self.on_missing, self.display, count, self.counts.teacher_rows)
+
+        def fill() -> None:
+            with self.counts.phase("label"):
+                filling.run()
+
+        if not beside:
+            fill()
+            self._confirm(stage)
+            self._train(stage)
+            return
+        entries = [entry for labeling in labelings for entry in labeling.entries()]
+        with Beside(fill, filling.cancelled) as filler:
+            filler.wait_for(lambda: not any(entry.lacks(Slot(0, 0)) for entry in entries))
+            self._confirm(stage)
+            self._train(stage, follow=True)
+
+    def _labelings(self, stage: Stage, todo: Sequence[Stage]) -> list[Labeling]:
+        """What the stage's teachers must say: also what later stages ask of them, so that they are asked once."""
+        found = []
+        for name, teacher in needed(stage).items():
+            asking = [
+                (other, alias)
+                for other in todo
+                for alias, asked in needed(other).items()
+                if other.cache != "off" and (fingerprint([asked, other.view]) == fingerprint([teacher, stage.view]))
+            ]
+            kept = dict.fromkeys(kept for other, alias in asking for kept in other.kept[alias])
+            found.append(Labeling(name, self.storage.finished(teacher), stage.view, tuple(kept), self.storage))
+        return found
+
+    def _confirm(self, stage: Stage) -> None:
+        """Whether what lies in the cache answers as its teacher did."""
+        if stage.cache == "off" or self.any_teacher:
+            return
+        with self.counts.phase("preflight"):
+            for name, kept in stage.kept.items():
+                for each in kept:
+                    if each.signal == LOGITS:
+                        confirm(self.storage.finished(stage.teachers[name]), name, stage.view, each, self.storage)
 
     def _preflight(self, name: str, teacher: Pretrained, view: View) -> None:
         if self.any_teacher or teacher.architecture.classes != view.dataset.classes:  # then only its features teach
             return
+
+        def look() -> None:
+            found = self.call(preflight, teacher, view, self.storage)
+            self.counts.preflight_rows[name] += found.rows
+            self.count("preflight", "rows", found.rows)
+
         with self.counts.phase("preflight"):
+            path = self.storage.preflight(teacher, view)
+            self._once(
+                f"preflight of {name}", path.stem, lambda: remembered(teacher, view, self.storage) is not None, look
+            )
             found = remembered(teacher, view, self.storage)
-            if found is None:
-                found = self.call(preflight, teacher, view, self.storage)
-                self.counts.preflight_rows[name] += found.rows
+            assert found is not None, "a preflight is remembered"
             found.check(name)
 
     def _evaluate(self, name: str, teacher: Pretrained, view: View) -> None:
+        if teacher.architecture.classes != view.dataset.classes:
+            return
+
+        def look() -> None:
+            self.display.line(f"  evaluating {name}")
+            self.call(evaluate, teacher, view, path, self.storage.precision)
+
         with self.counts.phase("evaluate"):
             path = self.storage.evaluation(teacher, view)
-            if teacher.architecture.classes == view.dataset.classes and evaluated(path) is None:
-                self.display.line(f"  evaluating {name}")
-                self.call(evaluate, teacher, view, path, self.storage.precision)
+            self._once(f"evaluation of {name}", path.stem, lambda: evaluated(path) is not None, look)
 
-    def _fill(self, labeling: Labeling) -> None:
-        """Label what the cache lacks, or wait for whoever does."""
-        with self.counts.phase("label"):
-            slots = list(labeling.missing())
-            while slots and self.on_missing == "wait":
-                time.sleep(POLL_S)
-                slots = list(labeling.missing())
-            if not slots:
+    def _once(self, what: str, name: str, done: Callable[[], bool], work: Callable[[], None]) -> None:
+        """Do what has a name of its own on the storage, unless another run did it, or does: then wait for that."""
+        waiting = False
+        while not done():
+            lease = self.storage.lease(name)
+            if lease is not None:
+                with lease:
+                    if not done():
+                        work()
                 return
-            rows = labeling.rows(slots)
-            if self.on_missing == "error":
-                what = f"{rows:,} rows of the teacher {labeling.name} are not in the cache"
-                raise ValueError(f"{what}: --on-missing compute would compute them")
-            with self.display.bar(f"labeling with {labeling.name}", rows) as advance:
-                for done in self.label(labeling, slots):
-                    self.counts.teacher_rows[labeling.name] += done
-                    advance(done)
+            if not waiting:
+                self.display.line(f"  another run is at the {what}: waiting for it")
+                self.count("wait", what, 1)
+                waiting = True
+            time.sleep(POLL_S)
 
-    def _train(self, stage: Stage) -> None:
-        job = TrainingJob(stage, self.storage, self.precision, self.verify)
+    def _train(self, stage: Stage, *, follow: bool = False) -> None:
+        def work() -> None:
+            job = TrainingJob(stage, self.storage, self.precision, self._answers(stage, follow))
+            with self.display.bar(f"training {stage}", epochs) as advance:
+
+                def show(epoch: Epoch) -> None:
+                    self.display.line(epoch_line(epoch, epochs))
+                    advance(1)
+
+                tally = self.train(job, show)
+            self.counts.cache_rows += tally.cache_rows
+            for what, amount in tally.as_counts().items():
+                self.count("train", what, amount)
+            if tally.teacher_rows:
+                self.counts.teacher_rows.update(dict.fromkeys(needed(stage), tally.teacher_rows))
+
         epochs = stage.budget.epochs
-        with self.counts.phase("train"), self.display.bar(f"training {stage}", epochs) as advance:
+        with self.counts.phase("train"):
+            self._once(f"training of {stage}", fingerprint(stage), lambda: self.storage.result(stage) is not None, work)
 
-            def show(epoch: Epoch) -> None:
-                self.display.line(epoch_line(epoch, epochs))
-                advance(1)
-
-            self.counts.cache_rows += self.train(job, show)
+    def _answers(self, stage: Stage, follow: bool) -> Answers:
+        return self.live() if stage.cache == "off" and stage.kept else Cached(self.verify, follow)
 
     def _trained(self, stage: Stage) -> Trained:
         result = self.storage.result(stage)
@@ -221,15 +284,26 @@ class Runner(ABC):
 class Local(Runner):
     """One process, no Ray: for development, for notebooks, inside the trials of a search."""
 
-    def label(self, labeling: Labeling, slots: Sequence[Slot]) -> Iterator[int]:
-        """One after the other, here."""
-        labeler = Labeler(labeling, device())
-        for slot in slots:
-            yield labeler.label(slot)
+    def label(
+        self, labelings: Sequence[Labeling], missing: Missing, *, beside: bool
+    ) -> Iterator[tuple[Labeling, Labeled]]:
+        """One slot after the other, here."""
+        labeler = Labeler(labelings, device())
+        for work in queue(missing, [1.0] * len(labelings), seats=1):
+            for labeled in labeler.label(work):
+                yield labelings[labeled.teacher], labeled
 
-    def train(self, job: TrainingJob, on_epoch: Callable[[Epoch], None]) -> int:
+    def overlaps(self) -> bool:
+        """One process does one thing at a time."""
+        return False
+
+    def train(self, job: TrainingJob, on_epoch: Callable[[Epoch], None]) -> Tally:
         """Here."""
         return train(job, Process.current(), on_epoch)
+
+    def live(self) -> Answers:
+        """Here."""
+        return Live()
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
         """Here."""

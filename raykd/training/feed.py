@@ -1,27 +1,27 @@
-"""Batches of one worker: rows of the view, and what the teachers said about them, from the cache.
+"""Batches of one worker: rows of the view in their order, and what the teachers said about them.
 
-    global batch g of epoch e = order(seed, e)[g * batch : (g + 1) * batch]          worker k of W takes every W-th row, from k
-
-The order is a function of (seed, epoch) alone, so any number of workers sees the same global batches and a resumed run
-continues the same sequence. The rows that do not fill a batch sit an epoch out; the next epoch has others.
+    order -> view.batch, answers.prepare  (a thread, ahead)  ->  to the device, answers.finish  ->  Feeding
 
 Shapes: B rows of this worker in a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raykd import rng
+from raykd.answers import Asked, Tally
 from raykd.batch import Batch, Mix, Progress
-from raykd.cache import Reader
-from raykd.signals import Observable
+from raykd.data.view import Sample
+from raykd.order import Order
 from raykd.training.job import TrainingJob
+from raykd.training.prefetch import ahead
 from raykd.training.process import Process
 
 
@@ -34,57 +34,58 @@ class Feeding:
 
 
 class Feed:
-    """The batches that one process trains on. Opening it checks that every entry is complete."""
+    """The batches that one process trains on. Opening it checks that what it will read is there."""
 
     def __init__(self, job: TrainingJob, process: Process):
         stage = job.stage
-        self.view, self.seed, self.epochs = stage.view, stage.seed, stage.budget.epochs
-        self.process, self.verify = process, job.verify
-        self.ids_N = self.view.dataset.split("train").ids
-        self.batch_size = min(stage.budget.batch_size, len(self.ids_N))
-        self.steps = len(self.ids_N) // self.batch_size
-        self.cache_rows = 0
-        """Rows served from the cache so far, one for each signal."""
-        self._readers = {name: _open(job, name, signals) for name, signals in job.teacher_signals.items()}
+        self.view, self.epochs, self.order = stage.view, stage.budget.epochs, Order.of(stage)
+        self.process = process
+        self._answers = job.answers.open(stage, job.storage, process.device, process.rank, process.world)
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Positions of the epoch's rows, in the order of its global batches. [steps * batch_size]"""
-        return rng.permutation(len(self.ids_N), self.seed, epoch)[: self.steps * self.batch_size]
+    @property
+    def batch_size(self) -> int:
+        """Rows of a global batch."""
+        return self.order.batch_size
 
-    def epoch(self, epoch: int) -> Iterator[Feeding]:
+    @property
+    def steps(self) -> int:
+        """Global batches of an epoch."""
+        return self.order.steps
+
+    @property
+    def tally(self) -> Tally:
+        """What this process read so far."""
+        return self._answers.tally
+
+    def epoch(self, epoch: int) -> Generator[Feeding, None, None]:
         """The batches of an epoch, on this process's device."""
-        order = self.order(epoch).reshape(self.steps, self.batch_size)
-        for step, positions in enumerate(order):
-            positions_B = positions[self.process.rank :: self.process.world]
-            yield self._feeding(positions_B, Progress(epoch, self.epochs, step, self.steps))
+        with closing(ahead(self._prepared(epoch))) as prepared:
+            for each in prepared:
+                yield self._feeding(*each)
 
-    def _feeding(self, positions_B: NDArray[np.int64], progress: Progress) -> Feeding:
-        replicas_B = self.view.replicas_at(progress.epoch, self.ids_N[positions_B])
-        sample = self.view.batch(positions_B, replicas_B)
-        if self.verify == "all" or progress.step == 0:
-            for reader in self._all_readers():
-                reader.check_inputs(replicas_B, positions_B, sample.inputs_B)
-        teachers = {
-            name: {signal: self._put(reader.gather(replicas_B, positions_B)) for signal, reader in readers.items()}
-            for name, readers in self._readers.items()
-        }
-        self.cache_rows += len(positions_B) * sum(map(len, self._readers.values()))
+    def close(self) -> None:
+        """There will be no more epochs."""
+        self._answers.close()
+
+    def _prepared(self, epoch: int) -> Generator[tuple[Sample, Progress, Any], None, None]:
+        replica = self.order.replica(epoch)
+        for step, positions in enumerate(self.order.epoch(epoch)):
+            positions_B = positions[self.process.rank :: self.process.world]
+            replicas_B: NDArray[np.int64] = np.full(len(positions_B), replica)
+            progress = Progress(epoch, self.epochs, step, self.steps)
+            sample = self.view.batch(positions_B, replicas_B)
+            asked = Asked(progress, positions_B, replicas_B, sample.inputs_B)
+            yield sample, progress, self._answers.prepare(asked)
+
+    def _feeding(self, sample: Sample, progress: Progress, prepared: Any) -> Feeding:
         mix = None
         if sample.partner_labels_B is not None and sample.share_B is not None:
             mix = Mix(self._put(sample.partner_labels_B), self._put(sample.share_B))
+        teachers = self._answers.finish(prepared)
         batch = Batch(self._put(sample.ids_B), self._put(sample.labels_B), {}, teachers, progress, mix)
         return Feeding(self._put(sample.inputs_B), batch)
-
-    def _all_readers(self) -> Iterator[Reader]:
-        for readers in self._readers.values():
-            yield from readers.values()
 
     def _put(self, tensor: Tensor) -> Tensor:
         if self.process.device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self.process.device, non_blocking=True)
-
-
-def _open(job: TrainingJob, name: str, signals: frozenset[Observable]) -> dict[Observable, Reader]:
-    entries = job.storage.entries(name, job.stage.teachers[name], job.stage.view, signals)
-    return {signal: entry.open(job.stage.view.replicas) for signal, entry in zip(signals, entries, strict=True)}

@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raykd import rng
+from raykd.answers import Tally
 from raykd.device import autocast, keep_memory, settled
 from raykd.identity import canonical, fingerprint
 from raykd.models import Network, weights
@@ -93,8 +95,8 @@ class Training:
         self.history = json.loads(state["history"])
 
 
-def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] = lambda _: None) -> int:
-    """Train the stage to its end; the number of rows that all processes together read from the cache.
+def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] = lambda _: None) -> Tally:
+    """Train the stage to its end; what all processes together read.
 
     Raises `DivergedError` that names step, term and learning rate when the loss becomes non-finite.
     """
@@ -102,22 +104,23 @@ def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] 
     job.folder.mkdir(parents=True, exist_ok=True)
     if process.rank == 0:
         write_json(job.folder / "stage.json", {"label": str(job.stage), "stage": canonical(job.stage)})
-    feed = Feed(job, process)
     training = _start(job, process)
     training.resume()
     everything_observed = "logits" in training.learner.taps
     module = process.wrap(training.learner, unused=not everything_observed)
-    for epoch in range(len(training.history), job.stage.budget.epochs):
-        record = _epoch(training, module, feed, epoch)
-        best_before = training.best
-        training.history.append(record)
-        if process.rank == 0:
-            _keep(training, improved=record["val_top1"] > best_before)
-            on_epoch(record)
-    cache_rows = process.sum(torch.tensor(feed.cache_rows, device=process.device))
+    with closing(Feed(job, process)) as feed:
+        for epoch in range(len(training.history), job.stage.budget.epochs):
+            record = _epoch(training, module, feed, epoch)
+            best_before = training.best
+            training.history.append(record)
+            if process.rank == 0:
+                _keep(training, improved=record["val_top1"] > best_before)
+                on_epoch(record)
+    read = process.sum(torch.tensor(list(feed.tally.as_counts().values()), dtype=torch.float64, device=process.device))
     if process.rank == 0:
         _finish(training)
-    return int(cache_rows)
+    cache_rows, size, waited_s, teacher_rows = read.tolist()
+    return Tally(int(cache_rows), int(size), waited_s, int(teacher_rows))
 
 
 def _start(job: TrainingJob, process: Process) -> Training:
@@ -142,13 +145,14 @@ def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dic
     sums_K = torch.zeros(len(names), device=process.device)
     watch = _Watch(training, len(names))
     rate = 0.0
-    for feeding in feed.epoch(epoch):
-        rate = training.job.stage.budget.lr(feeding.batch.progress.epochs_done)
-        with autocast(process.device, training.precision):
-            terms_KB = module(feeding.inputs_B, feeding.batch)
-        watch.look(terms_KB, feeding.batch.progress.step, rate)
-        _update(training, terms_KB.sum() / feed.batch_size * process.world, rate)
-        sums_K += terms_KB.detach().sum(1)
+    with closing(feed.epoch(epoch)) as feedings:
+        for feeding in feedings:
+            rate = training.job.stage.budget.lr(feeding.batch.progress.epochs_done)
+            with autocast(process.device, training.precision):
+                terms_KB = module(feeding.inputs_B, feeding.batch)
+            watch.look(terms_KB, feeding.batch.progress.step, rate)
+            _update(training, terms_KB.sum() / feed.batch_size * process.world, rate)
+            sums_K += terms_KB.detach().sum(1)
     watch.report()
     terms_K = (process.sum(sums_K) / (feed.steps * feed.batch_size)).tolist()
     trained = time.perf_counter() - started

@@ -16,6 +16,7 @@ from ray import cloudpickle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from raykd.answers import Tally
 from raykd.training.job import TrainingJob
 from raykd.training.loop import DivergedError, train
 from raykd.training.process import Process
@@ -36,8 +37,8 @@ class Workers:
     environment: Mapping[str, str]
 
 
-def train_on(job: TrainingJob, workers: Workers, name: str) -> int:
-    """Train the stage on a worker group; the number of rows that it read from the cache.
+def train_on(job: TrainingJob, workers: Workers, name: str) -> Tally:
+    """Train the stage on a worker group; what it read.
 
     Raises `DivergedError` as the loop does, and whatever Ray raises when restarting does not help.
     """
@@ -62,7 +63,7 @@ def train_on(job: TrainingJob, workers: Workers, name: str) -> int:
     shutil.rmtree(records / name, ignore_errors=True)  # Ray's own notes on a run that is over
     if "diverged" in outcome:
         raise DivergedError(outcome["diverged"])
-    return int(outcome["cache_rows"])
+    return Tally(**outcome)
 
 
 def _loop(config: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +71,6 @@ def _loop(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(config["threads"])
     process = Process.current(ray.train.get_context().get_local_rank())
     try:
-        return {"cache_rows": train(cloudpickle.loads(config["job"]), process)}
+        return dict(train(cloudpickle.loads(config["job"]), process).as_counts())
     except DivergedError as error:
         return {"diverged": str(error)}

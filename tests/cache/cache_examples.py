@@ -53,3 +53,9 @@ def fill(entry: Entry, replicas: int) -> Entry:
 def everything(entry: Entry, replicas: int) -> NDArray[np.float32]:
     """What the whole entry must hold: [replicas * N, W]."""
     return np.concatenate([rounded(said(ids_of(entry.rows), replica, entry.shape[0])) for replica in range(replicas)])
+
+
+def read(entry: Entry, replicas: int) -> NDArray[np.float32]:
+    """What a reader makes of the whole entry: [replicas * N, W]."""
+    replicas_A, positions_A = np.divmod(np.arange(replicas * entry.rows), entry.rows)
+    return entry.open(replicas).gather(replicas_A, positions_A).numpy()

@@ -6,9 +6,8 @@ import random
 import signal
 import time
 
-import numpy as np
 import pytest
-from cache_examples import entry_of, everything, fill, rounded, shard_of
+from cache_examples import entry_of, everything, fill, read, rounded, shard_of
 
 from raykd.cache import Slot
 
@@ -48,7 +47,7 @@ def test_of_several_writers_exactly_one_wins_each_slot_and_all_agree_on_the_layo
     entry = entry_of(tmp_path, rows=ROWS, width=4)
     assert {rows_per_shard for _, rows_per_shard, _ in wins} == {entry.rows_per_shard}
     assert sorted(slot for _, _, slots in wins for slot in slots) == entry.slots(3)
-    values = entry.open(3).columns["values"].reshape(3, ROWS, 4)
+    values = read(entry, 3).reshape(3, ROWS, 4)
     for number, _, slots in wins:
         for slot in slots:
             part, shard = entry.positions(slot), shard_of(entry, slot, shift=number)
@@ -94,7 +93,7 @@ def test_a_writer_killed_at_any_step_leaves_a_whole_shard_or_none(tmp_path, proc
     assert (Slot(0, 0) not in entry.missing(1)) == committed
     assert entry.quarantined == []
     assert len(leftovers(entry)) == (step != "after unlink")
-    assert (fill(entry, 1).open(1).columns["values"] == everything(entry, 1).astype(np.float16)).all()
+    assert (read(fill(entry, 1), 1) == everything(entry, 1)).all()
 
 
 def keep_writing(root, seed, started):
@@ -123,7 +122,7 @@ def test_writers_killed_at_random_moments_leave_nothing_torn_and_resume(tmp_path
     assert killed > 10  # the others had finished
     for number in range(3):
         entry = fill(work_entry(tmp_path / str(number)), REPLICAS)
-        assert (entry.open(REPLICAS).columns["values"] == everything(entry, REPLICAS).astype(np.float16)).all()
+        assert (read(entry, REPLICAS) == everything(entry, REPLICAS)).all()
         assert entry.quarantined == []
 
 

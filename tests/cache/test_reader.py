@@ -35,28 +35,6 @@ def test_any_integers_address_rows(reader, expected, dtype):
     assert (found.numpy() == expected[[2, 0], [49, 3]]).all()
 
 
-def test_gather_fills_the_buffer_it_is_given(reader, expected):
-    out = torch.full((2, 6), torch.nan)
-    assert reader.gather([1, 2], [3, 4], out=out) is out
-    assert (out.numpy() == expected[[1, 2], [3, 4]]).all()
-
-
-@pytest.mark.parametrize(
-    "out",
-    [
-        torch.empty(3, 6),
-        torch.empty(2, 7),
-        torch.empty(12),
-        torch.empty(2, 6, dtype=torch.float64),
-        torch.empty(6, 2).T,
-        torch.empty(2, 6, device="meta"),
-    ],
-)
-def test_a_buffer_of_another_shape_dtype_or_place_is_refused(reader, out):
-    with pytest.raises(ValueError, match=r"it must be contiguous, float32 \[2, 6\] on cpu"):
-        reader.gather([1, 2], [3, 4], out=out)
-
-
 @pytest.mark.parametrize(
     ("replicas_B", "positions_B", "message"),
     [
@@ -108,11 +86,6 @@ def test_inputs_of_another_replica_row_dtype_or_shape_are_misaligned(reader):
             reader.check_inputs(replicas_B, positions_B, other)
     with pytest.raises(ValueError, match="2 inputs for 1 rows"):
         reader.check_inputs([1], [5], inputs_B.repeat(2, 1))
-
-
-def test_the_reader_states_the_memory_it_takes(reader):
-    assert reader.nbytes == 150 * (8 + 2 * 6)
-    assert all(array.flags.c_contiguous for array in reader.columns.values())
 
 
 def test_threads_share_a_reader(reader, expected):

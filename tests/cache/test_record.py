@@ -7,8 +7,9 @@ import pytest
 from cache_examples import KEY, entry_of, fill, ids_of
 
 from raykd.cache import ForeignEntry, SignalCache
+from raykd.cache.codecs import DENSE_F16
 from raykd.cache.record import adopt, read_record
-from raykd.identity import digest
+from raykd.identity import canonical, digest
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def test_the_record_says_what_the_entry_is_and_how_it_lies(entry):
     assert stored["format"] == "raykd-cache-v1"
     assert stored["key"]["content"] == KEY
     assert stored["key"]["shape"] == [4]
-    assert stored["key"]["codec"] == {"name": "dense_f16", "version": 1}
+    assert stored["key"]["codec"] == canonical(DENSE_F16)
     assert stored["layout"] == {"rows": 10, "rows_per_shard": 4}
 
 
@@ -38,7 +39,7 @@ def test_every_damaged_record_is_refused_or_says_the_same(entry):
     for data in damaged:
         path.write_bytes(data)
         try:
-            record = read_record(entry.path)
+            record = read_record(entry.place)
         except ForeignEntry:
             refused += 1
         else:  # a space that became another kind of space
@@ -85,7 +86,7 @@ def test_random_bytes_and_random_json_are_a_clean_refusal(entry):
             data = good[:start] + generator.choice([b"", b"1e999", b"{}", b"\\u0000", b'"', good]) + good[stop + 1 :]
         (entry.path / "entry.json").write_bytes(data)
         with pytest.raises(ForeignEntry):
-            read_record(entry.path)
+            read_record(entry.place)
 
 
 @pytest.mark.parametrize("field", ["rows", "rows_per_shard", "shape", "about"])
@@ -97,7 +98,7 @@ def test_a_well_formed_record_with_impossible_values_is_refused(entry, field, va
     text = json.dumps({**body, "checksum": digest(body)})
     (entry.path / "entry.json").write_text(text)
     with pytest.raises(ForeignEntry):
-        read_record(entry.path)
+        read_record(entry.place)
 
 
 def test_the_record_of_another_entry_is_refused_and_stays(entry, tmp_path):
@@ -118,7 +119,7 @@ def test_a_record_that_is_no_file_is_refused(entry, tmp_path):
 def test_a_forged_record_with_other_rows_is_refused(entry):
     (entry.path / "entry.json").write_bytes(replace(entry.record, rows=11).to_bytes())
     with pytest.raises(ForeignEntry, match="11 rows"):
-        adopt(entry.path, entry.record)
+        adopt(entry.place, entry.record)
 
 
 def test_the_first_opener_decides_the_layout_and_later_ones_adopt_it(tmp_path):

@@ -71,9 +71,9 @@ def test_a_key_without_content_is_refused_by_place(tmp_path):
         entry_with(SignalCache(tmp_path), key={"crop": lambda x: x})
 
 
-def test_a_remote_root_is_refused_and_not_taken_for_a_folder(tmp_path):
-    with pytest.raises(ValueError, match="s3://bucket/cache"):
-        SignalCache("s3://bucket/cache")
+def test_a_root_where_nothing_can_be_written_once_is_refused_and_not_taken_for_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="ftp://bucket/cache"):
+        SignalCache("ftp://bucket/cache")
 
 
 def test_the_callers_ids_may_change_afterwards(tmp_path):
@@ -146,7 +146,7 @@ def test_names_that_are_no_shards_are_passed_over(tmp_path):
 def test_an_entry_with_a_codec_of_the_future_is_listed_and_named_when_read(tmp_path):
     entry = entry_of(tmp_path)
     body = json.loads((entry.path / "entry.json").read_bytes())
-    body["key"]["codec"] = {"name": "topk_u8", "version": 3}
+    body["key"]["codec"]["version"] = 3
     del body["checksum"]
     name = digest(body["key"])
     folder = tmp_path / "v1" / name[:2] / name
@@ -156,7 +156,7 @@ def test_an_entry_with_a_codec_of_the_future_is_listed_and_named_when_read(tmp_p
     (folder / Slot(0, 0).name).write_bytes(b"?")
     (listed,) = [each for each in SignalCache(tmp_path).entries() if each.key_digest == name]
     assert listed.holdings().shards == {0: 1}
-    with pytest.raises(ValueError, match="topk_u8"):
+    with pytest.raises(ValueError, match=r"DenseF16.*does not know"):
         listed.verify()
 
 

@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_cases import image_folder, noise
 
-from raykd import rng
 from raykd.data import (
     Affine,
     Arrays,
@@ -212,18 +211,6 @@ def test_a_mixed_vector_is_its_share_of_the_row_and_the_rest_of_the_partner() ->
     assert len(rows) == 65
     expected = share * rows.inputs(positions) + (1 - share) * rows.inputs(partners)
     torch.testing.assert_close(view.batch(positions, replicas).inputs_B, expected)
-
-
-def test_each_epoch_sees_another_replica_and_rows_start_at_different_ones() -> None:
-    ids = np.arange(5000) * 7
-    view = dataclasses.replace(CLASSICAL, replicas=5)
-    seen = np.stack([view.replicas_at(epoch, ids) for epoch in range(10)])
-    assert (np.sort(seen[:5], axis=0) == np.arange(5)[:, None]).all()
-    assert np.array_equal(seen[:5], seen[5:])
-    assert np.abs(np.bincount(seen[0]) - 1000).max() < 150
-    assert np.array_equal(view.replicas_at(3, ids[:9]), seen[3, :9])
-    assert seen[0].tolist() == (rng.bits(0, ids) % np.uint64(5)).tolist()
-    assert dataclasses.replace(view, replicas=1).replicas_at(7, ids).max() == 0
 
 
 def test_the_number_of_replicas_is_in_the_fingerprint_but_not_in_the_content() -> None:

@@ -16,7 +16,6 @@ from raykd.labeling.labeler import Labeling
 from raykd.labeling.preflight import Preflight, tried
 from raykd.models import MLP, Preprocess, weights
 from raykd.runtime import Display, Local, Trained
-from raykd.signals import LOGITS
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 
@@ -109,7 +108,7 @@ def test_cached_logits_of_other_rows_are_refused_after_labeling(tmp_path: Path, 
     runner = local(tmp_path)
     stage = tiny.student(replicas=1)
     teacher = Pretrained(taught.stage.student, taught.weights)
-    (entry,) = Labeling("teacher", teacher, stage.view, (LOGITS,), runner.storage).entries()
+    (entry,) = Labeling("teacher", teacher, stage.view, stage.kept["teacher"], runner.storage).entries()
     for slot in entry.slots(1):  # every checksum and id is right; the answers belong to the neighbouring row
         positions = np.asarray(entry.positions(slot))
         sample = stage.view.batch(positions, np.zeros_like(positions))
@@ -129,7 +128,10 @@ def test_the_threshold_is_far_above_luck_and_below_any_teacher() -> None:
         Preflight(512, 0.5, 0.1, 0.9).check("half broken")
 
 
-def test_the_rows_tried_are_a_sample_of_the_training_rows() -> None:
-    positions = tried(tiny.student().view)
-    assert len(set(positions.tolist())) == 512
-    assert positions.max() < tiny.rows()
+def test_the_rows_tried_are_in_the_first_shard_and_a_fair_sample_of_the_classes() -> None:
+    view = tiny.student().view
+    positions = tried(view)
+    assert positions.tolist() == list(range(512))
+    labels = view.dataset.split("train").labels
+    shares = [np.bincount(labels[rows], minlength=10) / len(rows) for rows in (positions, np.arange(len(labels)))]
+    assert np.abs(shares[0] - shares[1]).max() < 0.03

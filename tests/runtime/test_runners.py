@@ -27,10 +27,9 @@ from raykd.identity import fingerprint
 from raykd.labeling.labeler import Labeling
 from raykd.models import MLP, weights
 from raykd.plan import plan
-from raykd.runtime import Display, Local
+from raykd.runtime import Display, Local, cluster
 from raykd.runtime.cluster import Cluster
 from raykd.runtime.runner import Runner, Trained
-from raykd.signals import LOGITS
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 from raykd.terms import CrossEntropy
@@ -49,11 +48,24 @@ def _ray() -> Iterator[None]:
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
 def runner(request: pytest.FixtureRequest) -> MakeRunner:
     """Makes runners of one kind on a storage."""
-    kind: type[Runner] = Local
-    if request.param == "ray":
-        request.getfixturevalue("_ray")
-        kind = Cluster
-    return lambda root, **settings: kind(Storage(Path(root)), Display(quiet=True), **settings)
+    if request.param == "local":
+        return lambda root, **settings: Local(Storage(Path(root)), Display(quiet=True), **settings)
+    request.getfixturevalue("_ray")
+
+    def make(root: Path, **settings: Any) -> Runner:
+        made = Cluster(Storage(Path(root)), Display(quiet=True), **settings)
+        # as on a Ray of the run's own: one worker trains in this process, where a group takes 10 s to start
+        made._own = True
+        return made
+
+    return make
+
+
+@pytest.fixture
+def grouped(request: pytest.FixtureRequest) -> MakeRunner:
+    """Makes runners whose students are trained by a worker group."""
+    request.getfixturevalue("_ray")
+    return lambda root, **settings: Cluster(Storage(Path(root)), Display(quiet=True), **settings)
 
 
 def run(make: MakeRunner, root: Path, stage: Stage, **settings: Any) -> Trained:
@@ -65,6 +77,12 @@ def run(make: MakeRunner, root: Path, stage: Stage, **settings: Any) -> Trained:
 def lines(trained: Trained) -> list[dict[str, Any]]:
     text = Path(trained.weights).with_name("metrics.jsonl").read_text()
     return [{k: v for k, v in json.loads(line).items() if "second" not in k} for line in text.splitlines()]
+
+
+def labeled(runner: Runner, labeling: Labeling) -> int:
+    """Fills the entry; the rows that its teacher computed."""
+    slots, _ = labeling.missing()
+    return sum(each.rows for _, each in runner.label([labeling], {slot: [0] for slot in slots}, beside=False))
 
 
 def test_a_run_yields_network_metrics_and_counts_and_a_second_run_does_nothing(
@@ -97,9 +115,10 @@ def test_another_temperature_asks_the_teacher_nothing_and_trains_another_student
     assert weights.digest(load_file(first.weights)) != weights.digest(load_file(second.weights))
 
 
-def test_it_trains_what_local_trains(runner: MakeRunner, tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_a_worker_group_trains_what_local_trains(grouped: MakeRunner, tmp_path: Path) -> None:
     expected = run(lambda root, **_: Local(Storage(root), Display(quiet=True)), tmp_path / "local", tiny.student())
-    found = run(runner, tmp_path / "other", tiny.student())
+    found = run(grouped, tmp_path / "other", tiny.student())
     assert found.metrics == pytest.approx(expected.metrics, abs=1e-3)
     for one, other in zip(lines(found), lines(expected), strict=True):
         assert one["terms"] == pytest.approx(other["terms"], rel=1e-3)
@@ -119,6 +138,7 @@ def test_a_corrupt_shard_is_computed_again_and_no_other(runner: MakeRunner, tmp_
     shard.write_bytes(content)
     again = run(runner, tmp_path, tiny.student(tau=3.0))
     assert again.counts.teacher_rows == {"teacher": tiny.rows()}
+    assert again.counts.phases["label"]["quarantines"] == 1
     assert list(shard.parent.glob("*.corrupt-*"))
 
 
@@ -133,11 +153,11 @@ def test_on_missing_wait_lets_another_run_compute(tmp_path: Path) -> None:
     local = Local(Storage(tmp_path), Display(quiet=True))
     teacher = local.run(tiny.teacher())[0]
     given = Pretrained(teacher.stage.student, teacher.weights)
-    labeling = Labeling("teacher", given, tiny.student().view, (LOGITS,), local.storage)
+    labeling = Labeling("teacher", given, tiny.student().view, tiny.student().kept["teacher"], local.storage)
 
     def fill_later() -> None:
         time.sleep(1.5)
-        assert sum(local.label(labeling, list(labeling.missing()))) == 2 * tiny.rows()
+        assert labeled(local, labeling) == 2 * tiny.rows()
 
     other = threading.Thread(target=fill_later)
     other.start()
@@ -192,7 +212,7 @@ def test_a_mistake_that_a_worker_finds_is_one_line_here(runner: MakeRunner, tmp_
 
 @dataclass(frozen=True)
 class Unsteady(Operation):
-    """Changes nothing, and fails at every third call of its process, as a storage that comes and goes."""
+    """Changes nothing, and fails at every third call of its process, as a file system that comes and goes."""
 
     def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
         if next(_calls) % 3 == 2:
@@ -210,9 +230,13 @@ def test_the_entry_is_right_though_every_third_call_fails(tmp_path: Path) -> Non
     teacher = Pretrained(steady.stage.student, steady.weights)
     view = View(tiny.DATASET, (Unsteady(),), replicas=12)
     runner = Cluster(Storage(tmp_path), Display(quiet=True))
-    view = runner.place(replace(tiny.student(), view=view)).view
-    labeling = Labeling("teacher", teacher, view, (LOGITS,), runner.storage)
-    assert sum(runner.label(labeling, list(labeling.missing()))) == 12 * tiny.rows()
+    stage = runner.place(replace(tiny.student(), view=view))
+    view = stage.view
+    labeling = Labeling("teacher", teacher, view, stage.kept["teacher"], runner.storage)
+    slots, _ = labeling.missing()
+    done = [each for _, each in runner.label([labeling], {slot: [0] for slot in slots}, beside=False)]
+    assert sum(each.rows for each in done) == 12 * tiny.rows()
+    assert sum(each.retries for each in done) > 0
     (entry,) = labeling.entries()
     assert entry.missing(12) == []
     reader = entry.open(12)
@@ -226,7 +250,7 @@ def test_the_entry_is_right_though_every_third_call_fails(tmp_path: Path) -> Non
 class Refusing(Local):
     """A runner that raises when it is asked to compute."""
 
-    def label(self, labeling: object, slots: object) -> Iterator[int]:
+    def label(self, labelings: object, missing: object, *, beside: bool) -> Iterator[Any]:
         raise AssertionError("asked to label")
 
     def train(self, job: object, on_epoch: object) -> int:
@@ -302,6 +326,33 @@ def test_two_workers_train_what_one_trains_though_their_shares_differ_by_a_row(t
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("_ray")
+def test_what_a_run_counts_is_what_the_cluster_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: dict[tuple[str, str], float] = {}
+
+    @dataclass
+    class Recorded:
+        what: str
+
+        def inc(self, amount: float, tags: dict[str, str]) -> None:
+            key = (tags["phase"], self.what)
+            counted[key] = counted.get(key, 0) + amount
+
+    monkeypatch.setattr(cluster, "_metric", Recorded)
+    runner = Cluster(Storage(tmp_path), Display(quiet=True))
+    runner._own = True
+    done = runner.run(tiny.student())[0]
+    phases = done.counts.as_json()["phases"]
+    assert {(phase, what): n for phase, each in phases.items() for what, n in each.items()} == counted
+    entries = list((tmp_path / "cache").rglob("*.arrow"))
+    assert phases["label"]["rows"] == 2 * tiny.rows()
+    assert phases["label"]["bytes"] == 2 * tiny.rows() * 20 < sum(path.stat().st_size for path in entries)
+    assert phases["train"]["cache_rows"] == done.counts.cache_rows
+    assert phases["train"]["bytes"] == 20 * done.counts.cache_rows
+    assert phases["preflight"]["rows"] == 512
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray")
 def test_more_workers_than_there_are_places_for_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="workers=64"):
         Cluster(Storage(tmp_path), Display(quiet=True), workers=64).run(tiny.teacher())
@@ -311,7 +362,8 @@ def test_cached_rows_that_are_not_the_students_are_refused_by_row(tmp_path: Path
     runner = Local(Storage(tmp_path), Display(quiet=True))
     teacher = runner.run(tiny.teacher())[0]
     view = tiny.student().view
-    labeling = Labeling("teacher", Pretrained(teacher.stage.student, teacher.weights), view, (LOGITS,), runner.storage)
+    given = Pretrained(teacher.stage.student, teacher.weights)
+    labeling = Labeling("teacher", given, view, tiny.student().kept["teacher"], runner.storage)
     (entry,) = labeling.entries()
     for slot in entry.slots(2):  # right answers to inputs that were seen in the other replica
         positions = np.asarray(entry.positions(slot))

@@ -19,6 +19,7 @@ from raykd.budget import AdamW, Steps
 from raykd.data import Mixup, View
 from raykd.identity import fingerprint
 from raykd.models import CNN, weights
+from raykd.order import Order
 from raykd.runtime import Display, Local
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
@@ -110,7 +111,7 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
 
 def _kill(patch: pytest.MonkeyPatch, place: str) -> None:
     """Raise in the third epoch."""
-    save, order = checkpoint.save, Feed.order
+    save, order = checkpoint.save, Order.epoch
     saves = 0
 
     def saving(path: Path, state: dict[str, Any]) -> None:
@@ -122,21 +123,17 @@ def _kill(patch: pytest.MonkeyPatch, place: str) -> None:
         if saves == 3 and place == "after the checkpoint":
             raise Killed
 
-    def ordering(self: Feed, epoch: int) -> Any:
+    def ordering(self: Order, epoch: int) -> Any:
         found = order(self, epoch)
         return _interrupted(found) if epoch == 2 and place == "in an epoch" else found
 
     patch.setattr(checkpoint, "save", saving)
-    patch.setattr(Feed, "order", ordering)
+    patch.setattr(Order, "epoch", ordering)
 
 
-class _interrupted:  # noqa: N801  stands for an array that ends early
-    def __init__(self, order: np.ndarray):
-        self.order = order
-
-    def reshape(self, *shape: int) -> Iterator[np.ndarray]:
-        yield from self.order.reshape(*shape)[:3]
-        raise Killed
+def _interrupted(order: np.ndarray) -> Iterator[np.ndarray]:
+    yield from order[:3]
+    raise Killed
 
 
 def _steady(folder: Path) -> list[dict[str, Any]]:

@@ -4,13 +4,14 @@ import time
 
 import pytest
 
-from raykd.cache.files import DAY, create, read, sweep
+from raykd.places import Folder
+from raykd.places.folder import DAY
 
 
 def test_the_first_to_create_wins_and_its_bytes_stay(tmp_path):
     path = tmp_path / "a" / "b" / "name"
-    assert create(path, b"first")
-    assert not create(path, b"second")
+    assert Folder(tmp_path).create("a/b/name", b"first")
+    assert not Folder(tmp_path).create("a/b/name", b"second")
     assert path.read_bytes() == b"first"
     assert [p.name for p in path.parent.iterdir()] == ["name"]
 
@@ -25,7 +26,7 @@ def test_a_failing_disk_leaves_nothing_and_the_error_names_the_file(tmp_path, mo
 
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match="cannot commit 5 bytes") as caught:
-        create(path, b"bytes")
+        Folder(tmp_path).create("name", b"bytes")
     monkeypatch.undo()
     assert caught.value.errno == number
     assert caught.value.filename == str(path)
@@ -43,7 +44,7 @@ def test_a_disk_that_fills_up_half_way_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "write", half)
     with pytest.raises(OSError, match="No space left"):
-        create(tmp_path / "name", bytes(1000))
+        Folder(tmp_path).create("name", bytes(1000))
     assert calls == [1000, 500, 250]
     assert list(tmp_path.iterdir()) == []
 
@@ -52,14 +53,14 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
     data = bytes(range(256))
-    assert create(tmp_path / "name", data)
+    assert Folder(tmp_path).create("name", data)
     assert (tmp_path / "name").read_bytes() == data
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_and_not_a_lost_race(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="cannot commit"):
-        create(tmp_path / "file" / "name", b"bytes")
+        Folder(tmp_path).create("file/name", b"bytes")
 
 
 def test_only_regular_files_of_a_possible_size_are_read(tmp_path):
@@ -68,12 +69,12 @@ def test_only_regular_files_of_a_possible_size_are_read(tmp_path):
     (tmp_path / "long").write_bytes(bytes(11))
     for name, reason in {"pipe": "regular", "link": "regular", "long": "11 bytes, more than the 10"}.items():
         with pytest.raises(ValueError, match=reason):
-            read(tmp_path / name, limit=10)
+            Folder(tmp_path).read(name, limit=10)
     with pytest.raises(ValueError, match="regular"):
-        read(tmp_path, limit=10)
+        Folder(tmp_path).read("", limit=10)
     with pytest.raises(FileNotFoundError):
-        read(tmp_path / "absent", limit=10)
-    assert read(tmp_path / "long", limit=11) == bytes(11)
+        Folder(tmp_path).read("absent", limit=10)
+    assert Folder(tmp_path).read("long", limit=11) == bytes(11)
 
 
 def test_only_old_temporary_files_are_swept(tmp_path):
@@ -82,6 +83,6 @@ def test_only_old_temporary_files_are_swept(tmp_path):
         path.write_bytes(b"")
     for path in (old, final):
         os.utime(path, (time.time() - 2 * DAY,) * 2)
-    sweep(tmp_path)
-    sweep(tmp_path / "absent")
+    Folder(tmp_path).sweep("")
+    Folder(tmp_path).sweep("absent")
     assert sorted(p.name for p in tmp_path.iterdir()) == [young.name, final.name]
