@@ -28,8 +28,17 @@ fast: $(SETUP) ## what needs no cluster
 	$(BIN)/pytest -m "not ray"
 
 bench: $(SETUP) ## the ratios of RESULTS.md
+	$(BIN)/python benchmarks/cache.py
+	$(BIN)/python benchmarks/codec.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/sharing.py
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/crash.py
+	$(BIN)/python benchmarks/fuzz.py
+	$(BIN)/python benchmarks/many_classes.py
 	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/overlap.py
+	$(BIN)/python benchmarks/pools.py
 
 clean:
 	rm -rf .venv storage

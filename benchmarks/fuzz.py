@@ -10,9 +10,9 @@ shard     An entry of 120 shards of 20 pages. In each pass half of them are dama
 record    `entry.json`: must be refused, and stay as it is.
 archive   A published entry, as a tar file and as a folder: must be refused whole, with nothing committed.
 
-Prints a line for each kind: damaged files, no two the same; those detected; those that say what they said before (the damage lies
-between the members of a tar file); rows or records served wrong; files set aside with the damaged bytes in them; good shards
-refused. Exits 1 unless all damage is detected or harmless, and nothing wrong is served.
+Prints a line for each kind: damaged files, no two the same; those detected; those that say what they said before (damage
+between the members of a tar file, a record that lost its last newline); rows or records served wrong; files set aside with
+the damaged bytes in them; good shards refused. Exits 1 unless all damage is detected or harmless, and nothing wrong is served.
 
 R replicas, N rows of a replica, C classes.
 """
@@ -104,7 +104,7 @@ def runs(root: Path) -> Iterator[tuple[str, Callable[[int, random.Random], Tally
     yield "shard: of another entry", partial(shards, own, partial(of_another_entry, others))
     for name in ("flipped bit", "cut", "appended bytes"):
         yield f"record: {name}", partial(records, [own, *others], DAMAGES[name])
-    small = Filled(root / "small", 0, replicas=1, rows=2 * PER_SHARD)
+    small = Filled(root / "small", 0, replicas=3, rows=4 * PER_SHARD)
     for form in ("tar", "folder"):
         for name in ("flipped bit", "cut", "zeroed tail", "swapped pages"):
             yield f"archive, {form}: {name}", partial(archives, small, root / f"published.{form}", DAMAGES[name])
@@ -266,7 +266,9 @@ def shards(own: Filled, make: Callable[[Slot, random.Random], bytes], files: int
     tally, fresh = Tally(aside=0), Fresh()
     for way in cycle(WAYS):
         bad: dict[Slot, bytes] = {}
-        for slot in generator.sample(own.slots, min(len(own.slots) // 2, files - tally.files)):
+        for slot in generator.sample(own.slots, len(own.slots) // 2):
+            if len(bad) == files - tally.files:
+                break
             if (copy := fresh(slot.name, own.good[slot], partial(make, slot, generator))) is not None:
                 bad[slot] = copy
         if not bad:

@@ -61,9 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as session, Cluster(Storage(Path(session))).session():
         for case in CASES:
-            print(
-                f"\n{case.name}: {case.teacher} teaches cnn16, {options.rows} rows, {case.replicas} replicas, {case.epochs} epochs"
-            )
+            print(f"\n{case.name}: {case.teacher} teaches cnn16, {options.rows} rows")
             print(f"{'fill s':>7} {'train s':>8} {'beside s':>9} {'/ max':>7} {'/ sum':>7} {'/ bound':>8}", flush=True)
             ratios = [measure(case, options.rows) for _ in range(options.runs)]
             print(

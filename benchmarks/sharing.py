@@ -38,7 +38,7 @@ def main() -> None:
     print(f"{'tau run':>8} {'teacher rows':>13} {'cache rows':>11} {'waits':>6} {'label s':>8} {'test top-1':>10}")
     for number, report in enumerate(done):
         phases = report["phases"]
-        waits = sum(counted.get("waits", 0) for counted in phases.values()) + phases.get("wait", {}).get("waits", 0)
+        waits = sum(counted.get("waits", 0) for counted in phases.values())
         print(
             f"{number:8} {report['teacher_rows']['teacher']:13,} {report['cache_rows']:11,} {waits:6.0f}"
             f" {report['seconds'].get('label', 0):8.1f} {report['metrics']['test_top1']:10.2%}"

@@ -21,7 +21,7 @@ from raykd.cli_options import CACHE, JSON, OUT, PRECISION, STORAGE, TARGET, OfTa
 from raykd.identity import fingerprint
 from raykd.labeling.placement import Actors
 from raykd.plan import plan as plan_of
-from raykd.runtime import Display, evaluation, make_runner, open_storage
+from raykd.runtime import Display, check_actors, evaluation, make_runner, open_storage
 from raykd.stage import Stage
 from raykd.training.loop import DivergedError
 
@@ -85,7 +85,9 @@ def plan(
     "--on-missing", type=click.Choice(["compute", "wait", "error"]), default="compute", show_default=True,
     help="What to do about teacher outputs that the cache lacks: compute them, wait for another run that does, stop.",
 )  # fmt: skip
-@click.option("--any-teacher", is_flag=True, help="Accept a teacher that is no better than chance.")
+@click.option(
+    "--any-teacher", is_flag=True, help="Accept any teacher: neither it nor what is cached of it is tried on labels."
+)
 @click.option(
     "--verify-all", is_flag=True, help="Check every input against what the teacher saw, not a sample of each epoch."
 )
@@ -100,7 +102,7 @@ def run(
     stage = stage_of(ctx, knobs)
     runner = make_runner(
         storage, local=local, workers=workers, precision=precision, cache=cache, overlap=overlap,
-        actors=_actors(actors, teacher_gpus), on_missing=on_missing, any_teacher=any_teacher,
+        actors=check_actors(_actors(actors, teacher_gpus), stage), on_missing=on_missing, any_teacher=any_teacher,
         verify="all" if verify_all else "sample", display=Display(),
     )  # fmt: skip
     explained = [f"{knob.name} = {knobs[knob.name]}{knob.help and ': ' + knob.help}" for knob in knobs_of(ctx).values()]

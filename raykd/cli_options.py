@@ -91,7 +91,7 @@ class _Choice(click.ParamType[Any]):
 
 TARGET = click.argument("target", metavar="TARGET")
 STORAGE = click.option(
-    "--storage", default="storage", envvar="RAYKD_STORAGE", show_default=True,
+    "--storage", default="storage", envvar="RAYKD_STORAGE", show_envvar=True, show_default=True,
     help="Folder of cache and stages, shared by all.",
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="End with one JSON object on standard output.")
@@ -100,7 +100,7 @@ PRECISION = click.option(
     help="What networks compute in; auto: float32 on a CPU, mixed on a GPU.",
 )  # fmt: skip
 CACHE = click.option(
-    "--cache", default="", envvar="RAYKD_CACHE", metavar="FOLDER|URL",
+    "--cache", default="", envvar="RAYKD_CACHE", show_envvar=True, metavar="FOLDER|URL",
     help="Where teacher outputs lie, if not in the storage: a folder, or a URL such as s3://bucket/raykd.",
 )  # fmt: skip
 

@@ -26,7 +26,7 @@ from raykd.cache import Entry, SignalCache
 from raykd.data import View
 from raykd.identity import canonical, fingerprint
 from raykd.kept import Head, Kept, KeptReader
-from raykd.places import Lease, place
+from raykd.places import Folder, Lease, place
 from raykd.stage import Pretrained, Stage
 
 
@@ -40,15 +40,19 @@ class Storage:
     """Where the cache lies if not in `root`: a folder, or a URL that fsspec opens."""
 
     def check(self) -> None:
-        """Raise `ValueError` if nothing can be written here."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root) as file:
-                file.write(b"raykd")
-        except OSError as error:
-            raise ValueError(
-                f"storage {str(self.root)!r} is not writable ({error.strerror}): name a folder that is"
-            ) from error
+        """Raise `ValueError` if nothing can be written here, or the cache lies where no place is."""
+        folders = [("storage", self.root)]
+        if isinstance(self.cache.place, Folder):
+            folders.append(("cache", self.cache.place.root))
+        for name, folder in folders:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    file.write(b"raykd")
+            except OSError as error:
+                raise ValueError(
+                    f"{name} {str(folder)!r} is not writable ({error.strerror}): name a folder that is"
+                ) from error
 
     @property
     def cache(self) -> SignalCache:

@@ -202,6 +202,13 @@ MISTAKES = [
     (["run", KD, "--storage", "s3://bucket/raykd"], ["s3://bucket/raykd", "folder"]),
     (["run", KD, "--workers", "0"], ["--workers"]),
     (["run", KD, "--on-missing", "pray"], ["pray", "compute"]),
+    (["run", KD, "--cache", "nope://bucket"], ["nope"]),
+    (["run", KD, "--cache", "/proc/raykd"], ["cache", "/proc/raykd", "not writable"]),
+    (["run", KD, "--actors", "few"], ["--actors few", "2:8"]),
+    (["run", KD, "--actors", "4:2"], ["from 4 to 2"]),
+    (["run", KD, "--teacher-gpus", "tutor=2"], ["'tutor'", "teacher"]),
+    (["run", KD, "--teacher-gpus", "teacher=1.5"], ["1.5 GPUs"]),
+    (["run", KD, "--teacher-gpus", "teacher=0.5", "--local"], ["GPUs of teachers", "with local"]),
     (["eval", KD], ["not trained"]),
     (["frobnicate"], ["frobnicate"]),
 ]

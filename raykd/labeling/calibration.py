@@ -18,13 +18,13 @@ from raykd.storage import read_json, write_json
 
 
 def known(labeling: Labeling, kind: str) -> float | None:
-    """Seconds that a row takes this teacher on a device of a kind ("cpu", "cuda"), if it was measured before."""
+    """Seconds that a row takes this teacher on an actor's device, "cpu" or "gpu", if it was measured before."""
     found = read_json(labeling.storage.calibration(_key(labeling, kind)))
     return None if found is None else float(found["seconds_per_row"])
 
 
-def calibrate(labelings: Sequence[Labeling], device: torch.device) -> None:
-    """Measure these teachers on this device: one micro-batch to warm up, one to time."""
+def calibrate(labelings: Sequence[Labeling], kind: str, device: torch.device) -> None:
+    """Measure these teachers where this runs, one of their actors' devices: one micro-batch to warm up, one to time."""
     for labeling in labelings:
         view = labeling.view
         positions_B = np.arange(min(MICRO_BATCH[device.type], len(view.dataset.split("train"))))
@@ -38,8 +38,8 @@ def calibrate(labelings: Sequence[Labeling], device: torch.device) -> None:
         started = time.perf_counter()
         predictor(inputs_B)
         seconds = (time.perf_counter() - started) / len(inputs_B)
-        path = labeling.storage.calibration(_key(labeling, device.type))
-        write_json(path, {"seconds_per_row": seconds, "teacher": str(teacher.architecture), "device": device.type})
+        path = labeling.storage.calibration(_key(labeling, kind))
+        write_json(path, {"seconds_per_row": seconds, "teacher": str(teacher.architecture), "device": str(device)})
 
 
 def _key(labeling: Labeling, kind: str) -> str:

@@ -89,7 +89,7 @@ def fill(pools: Sequence[Pool], scratch: Path) -> Iterator[tuple[Labeling, Label
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         stopped = Path(folder) / "stopped"
         mistakes = []
-        done = _pipeline(pools, stopped).iter_rows()
+        done = iter(_pipeline(pools, stopped).iter_rows())  # what iter_rows gives starts anew whenever it is iterated
         try:
             for row in done:
                 if row["mistake"]:
@@ -113,6 +113,8 @@ def _pipeline(pools: Sequence[Pool], stopped: Path) -> ray.data.Dataset:
     context.execution_no_progress_timeout_s = STALLED_S
     # with reservations a pool keeps its share of the devices to the end, whether another is done or not
     context.op_resource_reservation_enabled = False
+    # and without reservations a few integers that wait for the driver would hold up all actors but one
+    context.downstream_capacity_backpressure_ratio = None
     with ray.data.DataContext.current(context):
         first, *others = [_branch(number, pool, stopped) for number, pool in enumerate(pools)]
         return first.union(*others) if others else first

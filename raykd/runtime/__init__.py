@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import torch
 
+from raykd.answers import Verify
 from raykd.device import PRECISIONS, device
-from raykd.labeling.placement import Actors
+from raykd.labeling.placement import OTHERS, Actors
 from raykd.runtime.filling import OnMissing
 from raykd.runtime.progress import Display
 from raykd.runtime.runner import Local, Runner, Trained
@@ -28,6 +29,7 @@ __all__ = [
     "Local",
     "Runner",
     "Trained",
+    "check_actors",
     "evaluation",
     "make_runner",
     "run",
@@ -49,6 +51,8 @@ def run(
     any_teacher: bool = False,
     cache: str = "",
     overlap: bool | None = None,
+    actors: Actors = NONE_DECLARED,
+    verify: Verify = "sample",
     quiet: bool = False,
 ) -> Trained:
     """Make a stage real and return its network and metrics; what exists on the storage is not done again.
@@ -64,9 +68,25 @@ def run(
         any_teacher=any_teacher,
         cache=cache,
         overlap=overlap,
+        actors=check_actors(actors, stage),
+        verify=verify,
         display=Display(quiet),
     )
     return runner.run(stage)[0]
+
+
+def check_actors(actors: Actors, stage: Stage) -> Actors:
+    """The same; raises `ValueError` if it names a teacher that neither the stage has nor a stage before it."""
+    known: set[str] = {OTHERS}
+    stages = [stage]
+    while stages:
+        teachers = stages.pop().teachers
+        known |= set(teachers)
+        stages += [teacher for teacher in teachers.values() if isinstance(teacher, Stage)]
+    for name in set(actors.gpus) - known:
+        has = f"the teachers are {', '.join(sorted(known - {OTHERS}))}" if len(known) > 1 else "there are no teachers"
+        raise ValueError(f"GPUs are declared for the teacher {name!r}: {has}")
+    return actors
 
 
 def make_runner(
@@ -84,15 +104,13 @@ def make_runner(
     place = open_storage(storage, precision, local=local, cache=cache)
     settings["precision"] = precision
     if local:
-        for name, found, right in (
-            ("workers", workers, 1),
-            ("overlap", overlap, None),
-            ("actors", actors, NONE_DECLARED),
-        ):
-            if found != right and not (name == "overlap" and not found):
-                raise ValueError(
-                    f"{name}={found} with local: one process does one thing at a time; leave one of them out"
-                )
+        asked = {
+            f"workers={workers}": workers != 1,
+            "overlap": bool(overlap),
+            "actors or GPUs of teachers": actors != NONE_DECLARED,
+        }
+        for name in (name for name, found in asked.items() if found):
+            raise ValueError(f"{name} with local: one process does one thing at a time; leave one of them out")
         return Local(place, **settings)
     from raykd.runtime.cluster import Cluster  # here, because importing Ray takes a second that Local need not pay
 

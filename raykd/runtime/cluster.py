@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter
 
 from raykd.answers import Answers, Cached, Tally
+from raykd.cache import IncompleteEntry
 from raykd.device import device
 from raykd.identity import fingerprint, pieces
 from raykd.labeling.calibration import calibrate, known
@@ -92,7 +93,7 @@ class Cluster(Runner):
         cpus, gpus = _resources()
         devices = (gpus or cpus) - (self.workers if beside else 0)
         found = pools(
-            labelings, missing, self._seconds(labelings, "cuda" if gpus else "cpu"), actors=self.actors,
+            labelings, missing, self._seconds(labelings, "gpu" if gpus else "cpu"), actors=self.actors,
             devices=max(1, devices), gpus=gpus > 0, environment=_environment(1),
         )  # fmt: skip
         with _plain_errors():
@@ -105,7 +106,7 @@ class Cluster(Runner):
         unknown = [labeling for labeling in labelings if known(labeling, kind) is None]
         if unknown:
             with self.counts.phase("calibrate"):
-                self.call(calibrate, unknown)
+                self.call(calibrate, unknown, kind)
         return [known(labeling, kind) or 1.0 for labeling in labelings]
 
     def overlaps(self) -> bool:
@@ -131,7 +132,9 @@ class Cluster(Runner):
             )
         beside = isinstance(job.answers, Streamed) or (isinstance(job.answers, Cached) and job.answers.follow)
         threads = 1 if beside and not gpus else _threads(self.workers)
-        group = 0 if self._own and self.workers == 1 else self.workers
+        # beside teachers on GPUs it must be a group: only that has a GPU which Ray gives to no actor
+        here = self._own and self.workers == 1 and not (beside and gpus)
+        group = 0 if here else self.workers
         workers = Workers(group, threads, gpu=gpus > 0, environment=_environment(threads))
         # Train resumes a name that it knows; we resume from our own storage
         name = f"{fingerprint(job.stage)}-{uuid4().hex[:8]}"
@@ -171,9 +174,9 @@ def _plain_errors() -> Iterator[None]:
         raise mistake from None
 
 
-def _mistake(error: BaseException) -> ValueError | None:
-    """The `ValueError` that a worker raised, inside what Ray made of it."""
-    if isinstance(error, ValueError) and not isinstance(error, RayError):
+def _mistake(error: BaseException) -> ValueError | IncompleteEntry | None:
+    """The mistake that a worker raised, inside what Ray made of it."""
+    if isinstance(error, ValueError | IncompleteEntry) and not isinstance(error, RayError):
         return error
     inner = [getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()]
     found = (_mistake(each) for each in inner if isinstance(each, BaseException))

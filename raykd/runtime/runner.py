@@ -201,6 +201,8 @@ class Runner(ABC):
         if self.any_teacher or teacher.architecture.classes != view.dataset.classes:  # then only its features teach
             return
 
+        known = partial(remembered, teacher, view, self.storage)
+
         def look() -> None:
             found = self.call(preflight, teacher, view, self.storage)
             self.counts.preflight_rows[name] += found.rows
@@ -208,10 +210,8 @@ class Runner(ABC):
 
         with self.counts.phase("preflight"):
             path = self.storage.preflight(teacher, view)
-            self._once(
-                f"preflight of {name}", path.stem, lambda: remembered(teacher, view, self.storage) is not None, look
-            )
-            found = remembered(teacher, view, self.storage)
+            self._once("preflight", f"preflight of {name}", path.stem, lambda: known() is not None, look)
+            found = known()
             assert found is not None, "a preflight is remembered"
             found.check(name)
 
@@ -225,9 +225,9 @@ class Runner(ABC):
 
         with self.counts.phase("evaluate"):
             path = self.storage.evaluation(teacher, view)
-            self._once(f"evaluation of {name}", path.stem, lambda: evaluated(path) is not None, look)
+            self._once("evaluate", f"evaluation of {name}", path.stem, lambda: evaluated(path) is not None, look)
 
-    def _once(self, what: str, name: str, done: Callable[[], bool], work: Callable[[], None]) -> None:
+    def _once(self, phase: str, what: str, name: str, done: Callable[[], bool], work: Callable[[], None]) -> None:
         """Do what has a name of its own on the storage, unless another run did it, or does: then wait for that."""
         waiting = False
         while not done():
@@ -239,7 +239,7 @@ class Runner(ABC):
                 return
             if not waiting:
                 self.display.line(f"  another run is at the {what}: waiting for it")
-                self.count("wait", what, 1)
+                self.count(phase, "waits", 1)
                 waiting = True
             time.sleep(POLL_S)
 
@@ -261,7 +261,8 @@ class Runner(ABC):
 
         epochs = stage.budget.epochs
         with self.counts.phase("train"):
-            self._once(f"training of {stage}", fingerprint(stage), lambda: self.storage.result(stage) is not None, work)
+            done = partial(self.storage.result, stage)
+            self._once("train", f"training of {stage}", fingerprint(stage), lambda: done() is not None, work)
 
     def _answers(self, stage: Stage, follow: bool) -> Answers:
         return self.live() if stage.cache == "off" and stage.kept else Cached(self.verify, follow)

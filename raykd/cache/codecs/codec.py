@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -86,7 +86,9 @@ class Codec(ABC):
         return sum(column.dtype.itemsize * column.width for column in self.columns(shape))
 
     def __str__(self) -> str:
-        return self.name
+        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]  # type: ignore[arg-type]
+        given = ", ".join(f"{name}={getattr(self, name)}" for name in changed)
+        return f"{self.name}({given})" if given else self.name
 
 
 def flat(codec: Codec, values_R: NDArray[np.float32], ids_R: NDArray[np.int64]) -> NDArray[np.float32]:
