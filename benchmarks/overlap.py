@@ -58,9 +58,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=10_240)
+    parser.add_argument("--case", type=int, choices=range(len(CASES)), default=None, help="only this one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as session, Cluster(Storage(Path(session))).session():
-        for case in CASES:
+        for case in CASES if options.case is None else (CASES[options.case],):
             print(f"\n{case.name}: {case.teacher} teaches cnn16, {options.rows} rows")
             print(f"{'fill s':>7} {'train s':>8} {'beside s':>9} {'/ max':>7} {'/ sum':>7} {'/ bound':>8}", flush=True)
             ratios = [measure(case, options.rows) for _ in range(options.runs)]

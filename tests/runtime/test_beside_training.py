@@ -18,6 +18,7 @@ from raykd.data import Operation
 from raykd.data.ops import Draws
 from raykd.identity import fingerprint
 from raykd.labeling.live import Live
+from raykd.labeling.placement import Actors
 from raykd.labeling.pool import Streamed
 from raykd.models import weights
 from raykd.runtime import Display, Local
@@ -83,7 +84,7 @@ def test_a_student_that_starts_on_the_first_shards_is_the_one_that_waits_for_all
     stage = taught_by(teacher)
     stage = replace(stage, view=replace(stage.view, ops=(*stage.view.ops, Noted(1.0)), replicas=EPOCHS))
     waited = cluster(tmp_path / "waited", stage, overlap=False)
-    beside = cluster(tmp_path / "beside", stage, overlap=True)
+    beside = cluster(tmp_path / "beside", stage, overlap=True, actors=Actors(most=1))  # a shard a second
     assert weights.digest(load_file(waited.weights)) == weights.digest(load_file(beside.weights))
     assert beside.counts.teacher_rows == waited.counts.teacher_rows == {"teacher": EPOCHS * tiny.rows()}
     assert beside.counts.phases["train"]["waited_s"] > 0
