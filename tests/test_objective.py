@@ -270,7 +270,7 @@ def test_a_temperature_may_follow_the_progress() -> None:
         (
             Distill(KL(), temperature=Constant(3.0)),
             TopKF16(temperatures=(2.0,)),
-            r"Distill\(KL, tau 3\) reads logits at tau 3, and topk_f16\(temperatures=\(1.0, 2.0\)\) can be read at 1, 2 only: declare the temperature",
+            r"Distill\(KL, tau 3\) reads logits at tau 3, and topk_f16\(.*\) can be read at 1, 2 only: declare the temp",
         ),
         (
             Distill(KL(), temperature=Rising()),
