@@ -23,6 +23,7 @@ import torch
 
 from raykd import SGD, Budget, Constant, CrossEntropy, Dataset, Distill, Pretrained, Stage, View
 from raykd.data import Affine, FashionMNIST, Flip
+from raykd.device import device
 from raykd.labeling.labeler import Labeling
 from raykd.labeling.placement import Actors
 from raykd.methods.kl import KL
@@ -32,6 +33,7 @@ from raykd.runtime import Display, Local
 from raykd.runtime.cluster import Cluster
 from raykd.runtime.filling import Filling
 from raykd.storage import Storage
+from raykd.training.evaluate import evaluate
 
 SHAPE = (1, 28, 28)
 
@@ -77,6 +79,7 @@ def measure(case: Case, rows: int) -> float:
         trained = train(stage(case, rows, one), Path(one))
         runner = Cluster(Storage(Path(two)), Display(quiet=True), any_teacher=True, overlap=True, actors=Actors(most=1))
         runner._own = True  # noqa: SLF001  the student is trained in this process, as on a Ray of the run's own
+        evaluated(stage(case, rows, two), runner.storage)
         begun = time.perf_counter()
         runner.run(stage(case, rows, two))
         beside = time.perf_counter() - begun
@@ -87,6 +90,13 @@ def measure(case: Case, rows: int) -> float:
         flush=True,
     )
     return beside / max(filled, trained)
+
+
+def evaluated(written: Stage, storage: Storage) -> None:
+    """The teacher's accuracy, which a run asks for once, is on the storage already: it is no part of fill or train."""
+    teacher = written.teachers["teacher"]
+    assert isinstance(teacher, Pretrained)
+    evaluate(teacher, written.view, storage.evaluation(teacher, written.view), storage.precision, device())
 
 
 def stage(case: Case, rows: int, folder: str) -> Stage:
