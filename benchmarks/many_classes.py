@@ -138,8 +138,8 @@ def measure(name: str, teacher: Stage, student: Architecture, ways: Sequence[str
 
 
 def readable(codec: Codec, tau: float) -> bool:
-    """Whether the codec knows the temperature."""
-    return codec.temperatures is None or tau in codec.temperatures
+    """Whether the codec knows the temperature; a few draws say nothing of single classes, so their KL is infinite."""
+    return codec.kind != "sampled" and (codec.temperatures is None or tau in codec.temperatures)
 
 
 def divergence(logits_BC: Tensor, values: Tensor | Sparse, tau: float) -> NDArray[np.float64]:
