@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from raykd import cli
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import laws` from any folder of tests
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -17,3 +22,34 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # tests share two cores with 
 @pytest.fixture(autouse=True)
 def _same_seed() -> None:
     torch.manual_seed(0)
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str):
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.out.splitlines()[-1])
+
+
+@pytest.fixture
+def raykd(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command line in this process, on a storage of its own."""
+    monkeypatch.setenv("RAYKD_STORAGE", str(tmp_path / "storage"))
+
+    def call(*words: str) -> Outcome:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        captured = capsys.readouterr()
+        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """A context for real processes, forked by a server that has imported the cache once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["raykd.cache"])
+    return context

@@ -14,36 +14,13 @@ import pytest
 import tiny
 import torch
 
-from raykd import cli, recipes
+from raykd import recipes
 from raykd.models import MLP, weights
 from raykd.storage import Storage
 
 JOBS = str(Path(__file__).with_name("tiny_jobs.py"))
 ROOT = Path(__file__).parents[1]
 KD = f"{JOBS}:kd"
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str):
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return json.loads(self.out.splitlines()[-1])
-
-
-@pytest.fixture
-def raykd(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command line in this process, on a storage of its own."""
-    monkeypatch.setenv("RAYKD_STORAGE", str(tmp_path / "storage"))
-
-    def call(*words: str) -> Outcome:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(words)
-        captured = capsys.readouterr()
-        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 def test_run_ends_with_a_table_and_one_json_object(raykd: Any, tmp_path: Path) -> None:

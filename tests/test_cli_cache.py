@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import replace
@@ -13,35 +12,11 @@ import pytest
 import tiny
 from tiny_cache import VIEW, filled, teacher
 
-from raykd import cli
 from raykd.cache import SignalCache
 from raykd.storage import Storage
 
 JOBS = str(Path(__file__).with_name("tiny_jobs.py"))
 DAY = 86400
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str):
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return json.loads(self.out.splitlines()[-1])
-
-
-@pytest.fixture
-def raykd(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command line in this process, on a storage of its own."""
-    monkeypatch.setenv("RAYKD_STORAGE", str(tmp_path / "storage"))
-
-    def call(*words: str) -> Outcome:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(words)
-        captured = capsys.readouterr()
-        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ Shapes: W seats.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,19 +47,6 @@ def queue(missing: Mapping[Slot, Sequence[int]], seconds: Sequence[float], seats
 def longest_first(work: Sequence[Work], seconds: Sequence[float]) -> list[Work]:
     """The same work, the longest first; what takes the same time stays in order."""
     return [work[i] for i in sorted(range(len(work)), key=lambda i: -seconds[i])]
-
-
-def makespan(seconds: Sequence[float], seats: int) -> float:
-    """When the last seat is done, if each takes the next piece of work as soon as it is free."""
-    free = [0.0] * seats
-    for each in seconds:
-        heapq.heappush(free, heapq.heappop(free) + each)
-    return max(free)
-
-
-def lower_bound(seconds: Sequence[float], seats: int) -> float:
-    """No schedule ends before: the longest piece, or all of them shared evenly."""
-    return max(max(seconds, default=0.0), sum(seconds) / seats)
 
 
 @dataclass(frozen=True)

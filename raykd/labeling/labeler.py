@@ -17,6 +17,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raykd.cache import Entry, Shard, Slot, input_checksums
 from raykd.data import View
@@ -80,7 +81,7 @@ class Labeler:
 
     def label(self, work: Work) -> Iterator[Labeled]:
         """Compute one slot for each teacher of the work, and commit it. The rows are read once."""
-        read: list[Sample] = []
+        read: list[tuple[Sample, NDArray[np.uint64]]] = []
         retries = 0
         for teacher in work.teachers:
             with ExitStack() as leases:
@@ -96,15 +97,17 @@ class Labeler:
                     yield Labeled(teacher, work.slot, 0, 0)
                     continue
                 if not read:
-                    sample, retries = retried(partial(self._rows, work.slot))
-                    read.append(sample)
-                size, more = retried(partial(self._label, teacher, work.slot, read[0], mine))
-                yield Labeled(teacher, work.slot, len(read[0].ids_B), size, retries + more)
+                    rows, retries = retried(partial(self._rows, work.slot))
+                    read.append(rows)
+                sample, checksums_R = read[0]
+                size, more = retried(partial(self._label, teacher, work.slot, sample, checksums_R, mine))
+                yield Labeled(teacher, work.slot, len(checksums_R), size, retries + more)
                 retries = 0
 
-    def _label(self, teacher: int, slot: Slot, sample: Sample, mine: Sequence[int]) -> int:
+    def _label(
+        self, teacher: int, slot: Slot, sample: Sample, checksums_R: NDArray[np.uint64], mine: Sequence[int]
+    ) -> int:
         """Compute and commit; the bytes of what was committed."""
-        checksums_R = input_checksums(sample.inputs_B)
         values = self._predictor(teacher)(sample.inputs_B)
         size = 0
         for position in mine:
@@ -113,9 +116,11 @@ class Labeler:
                 size += len(checksums_R) * kept.bytes_per_row(self.labelings[teacher].teacher.architecture)
         return size
 
-    def _rows(self, slot: Slot) -> Sample:
+    def _rows(self, slot: Slot) -> tuple[Sample, NDArray[np.uint64]]:
+        """The slot's rows, and checksums of what every teacher will see of them."""
         positions_R = np.asarray(self.entries[0][0].positions(slot))
-        return self.view.batch(positions_R, np.full(len(positions_R), slot.replica))
+        sample = self.view.batch(positions_R, np.full(len(positions_R), slot.replica))
+        return sample, input_checksums(sample.inputs_B)
 
     def _predictor(self, teacher: int) -> Predictor:
         """The teacher, loaded when first asked for; on a device that cannot hold all of them the others make room."""

@@ -64,37 +64,37 @@ class Actor:
         if not self.stopped.exists():
             try:
                 found.extend(self.labeler.label(work))
-            except OSError as error:  # a full disk, a file system that is gone
-                return self._rows([], f"labeling stops: {error}")
-            except ValueError as error:
-                return self._rows([], str(error))
+            except (OSError, ValueError) as error:  # OSError: a full disk, a file system that is gone
+                return self._rows(found, str(error), "OSError" if isinstance(error, OSError) else "ValueError")
         return self._rows(found)
 
-    def _rows(self, found: Sequence[Labeled], mistake: str = "") -> dict[str, NDArray[Any]]:
+    def _rows(self, found: Sequence[Labeled], mistake: str = "", kind: str = "") -> dict[str, NDArray[Any]]:
         table = [
             [self.pool, each.teacher, each.slot.replica, each.slot.index, each.rows, each.bytes, each.retries]
             for each in found
         ]
         columns = np.array(table or [[self.pool, -1, 0, 0, 0, 0, 0]], np.int64).T
-        return dict(zip(COLUMNS, columns, strict=True)) | {"mistake": np.array([mistake] * columns.shape[1])}
+        words = {"mistake": np.array([mistake] * columns.shape[1]), "kind": np.array([kind] * columns.shape[1])}
+        return dict(zip(COLUMNS, columns, strict=True)) | words
 
 
 def fill(pools: Sequence[Pool], scratch: Path) -> Iterator[tuple[Labeling, Labeled]]:
     """Do the work of all pools at once; yields what came of each slot, in no particular order.
 
-    After the first mistake, such as a logit that the codec cannot hold or a full disk, actors do no further work, and it is
-    raised; nor do they when the iterator is closed. `scratch` is a folder that all nodes see.
+    After the first mistake actors do no further work, and it is raised: `ValueError`, such as for a logit that the codec cannot
+    hold, or `OSError`, such as for a full disk. Nor do they when the iterator is closed. `scratch` is a folder that all
+    nodes see.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         stopped = Path(folder) / "stopped"
-        mistakes = []
+        mistakes: list[ValueError | OSError] = []
         done = iter(_pipeline(pools, stopped).iter_rows())  # what iter_rows gives starts anew whenever it is iterated
         try:
             for row in done:
                 if row["mistake"]:
                     stopped.touch()
-                    mistakes.append(row["mistake"])
+                    mistakes.append((OSError if row["kind"] == "OSError" else ValueError)(row["mistake"]))
                 if row["teacher"] >= 0:
                     slot = Slot(row["replica"], row["index"])
                     counts = row["rows"], row["bytes"], row["retries"]
@@ -104,7 +104,7 @@ def fill(pools: Sequence[Pool], scratch: Path) -> Iterator[tuple[Labeling, Label
             for _ in done:  # to its end, which now is near: a pipeline that is left early keeps its actors
                 pass
     if mistakes:
-        raise ValueError(mistakes[0])
+        raise mistakes[0]
 
 
 def _pipeline(pools: Sequence[Pool], stopped: Path) -> ray.data.Dataset:

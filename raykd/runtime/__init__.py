@@ -33,7 +33,6 @@ __all__ = [
     "evaluation",
     "make_runner",
     "run",
-    "teacher_precision",
 ]
 
 NONE_DECLARED = Actors()
@@ -109,8 +108,9 @@ def make_runner(
             "overlap": bool(overlap),
             "actors or GPUs of teachers": actors != NONE_DECLARED,
         }
-        for name in (name for name, found in asked.items() if found):
-            raise ValueError(f"{name} with local: one process does one thing at a time; leave one of them out")
+        wrong = [name for name, found in asked.items() if found]
+        if wrong:
+            raise ValueError(f"{wrong[0]} with local: one process does one thing at a time; leave one of them out")
         return Local(place, **settings)
     from raykd.runtime.cluster import Cluster  # here, because importing Ray takes a second that Local need not pay
 

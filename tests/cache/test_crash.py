@@ -1,23 +1,14 @@
 """Writers that take turns by leases and readers that follow them, all killed at random: `benchmarks/crash.py`, small."""
 
-import multiprocessing
 import os
 import random
 import signal
 import time
 
 import numpy as np
-import pytest
 from cache_examples import entry_of, everything, ids_of, read, rounded, said, shard_of
 
 ROWS, WIDTH, REPLICAS, KILLS = 120, 100, 20, 10
-
-
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["raykd.cache"])
-    return context
 
 
 def work_entry(root):

@@ -1,6 +1,5 @@
 """Reading an entry that is still being filled, and who fills it: leases of slots. Real writers, really killed."""
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -13,13 +12,6 @@ from cache_examples import entry_of, everything, fill, ids_of, seen, shard_of
 from raykd.cache import IncompleteEntry, Misaligned, Slot
 
 ROWS = 24
-
-
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["raykd.cache"])
-    return context
 
 
 def work_entry(root):

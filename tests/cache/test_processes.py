@@ -1,6 +1,5 @@
 """Several writers, killed writers: real processes, forked by a server that has imported the cache once."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -13,13 +12,6 @@ from raykd.cache import Slot
 
 ROWS, WIDTH, PER_SHARD, REPLICAS = 96, 500, 8, 12
 STEPS = ["before write", "half written", "before fsync", "before link", "after link", "after unlink"]
-
-
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["raykd.cache"])
-    return context
 
 
 def work_entry(root, rows_per_shard=PER_SHARD):

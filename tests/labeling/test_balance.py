@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import Counter
 
@@ -9,9 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykd.cache import Slot
-from raykd.labeling.balance import Demand, Work, longest_first, lower_bound, makespan, queue, seats
+from raykd.labeling.balance import Demand, Work, longest_first, queue, seats
 
 costs = st.lists(st.floats(0.01, 100), min_size=1, max_size=30)
+
+
+def makespan(seconds: list[float], seats: int) -> float:
+    """When the last seat is done, if each takes the next piece of work as soon as it is free."""
+    free = [0.0] * seats
+    for each in seconds:
+        heapq.heappush(free, heapq.heappop(free) + each)
+    return max(free)
+
+
+def lower_bound(seconds: list[float], seats: int) -> float:
+    """No schedule ends before: the longest piece, or all of them shared evenly."""
+    return max(max(seconds, default=0.0), sum(seconds) / seats)
 
 
 def deal(seconds: list[float]) -> list[float]:

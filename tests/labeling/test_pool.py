@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import sys
 import time
@@ -84,6 +85,22 @@ def test_what_is_left_early_does_no_further_work_and_leaves_nothing_torn(tmp_pat
     left, corrupt = labeling.missing()
     assert 40 < len(left) < 60
     assert corrupt == []
+
+
+@dataclass(frozen=True)
+class Full(Operation):
+    """Fails as a full disk does."""
+
+    def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_no_mistake_of_the_user_and_ends_the_work(tmp_path: Path) -> None:
+    (labeling,) = teachers(tmp_path, 8)
+    full = replace(labeling, view=replace(labeling.view, ops=(Full(),)))
+    with pytest.raises(OSError, match="No space left on device"):
+        list(fill([pool([full])], tmp_path / "scratch"))
+    assert not list(tmp_path.rglob("*.arrow"))
 
 
 def test_a_slot_that_another_run_has_in_hand_is_left_to_it(tmp_path: Path) -> None:

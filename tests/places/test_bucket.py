@@ -1,6 +1,5 @@
 """What only buckets have: which stores are refused, and copies on the node."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -19,13 +18,6 @@ from raykd.places.staging import staged
 def staging(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYKD_STAGING", str(tmp_path / "staging"))
     return tmp_path / "staging" / f"raykd-{os.getuid()}"
-
-
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["raykd.places"])
-    return context
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Leases: one holder at a time, and none for long after its holder is gone. Real processes, really killed."""
 
 import json
-import multiprocessing
 import os
 import pickle
 import secrets
@@ -16,13 +15,6 @@ from raykd.places import Folder, Lease, Status, held, live, place
 from raykd.places import lease as leases
 
 NAME = "leases/00000-00000003"
-
-
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["raykd.places"])
-    return context
 
 
 @pytest.fixture(params=["folder", "memory"])
