@@ -50,6 +50,8 @@ class Batch:
     """One batch of a stage: the student's signals carry gradients, the teachers' never do."""
 
     ids_B: Tensor
+    positions_B: Tensor
+    """Places of the rows among the training rows, 0 .. rows - 1, for memories with a place for each."""
     labels_B: Tensor
     student: Mapping[Observable, Tensor]
     teachers: Mapping[str, Mapping[Observable, Tensor | Sparse]]

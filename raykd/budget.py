@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn, optim
 
@@ -119,6 +120,11 @@ class Budget:
     """Largest norm of the gradient; None: not clipped."""
     ema: float | None = None
     """Decay of an exponential moving average of the weights, which is then what is evaluated and kept; None: no average."""
+    until: int | None = None
+    """Stop after so many of the epochs; None: train to the end. What is longer but otherwise equal continues from there, so
+    snapshots of one training cost no more than it. 0: nothing is trained, the network is what it starts from."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights the stage yields: the first with the highest validation accuracy, or the last."""
 
     def __post_init__(self) -> None:
         _positive(self, "epochs")
@@ -127,8 +133,17 @@ class Budget:
             _positive(self, "clip")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema={self.ema} of Budget: a decay between 0 and 1, such as 0.999, would be right")
+        if self.until is not None and not 0 <= self.until <= self.epochs:
+            raise ValueError(f"until={self.until} of Budget: 0 to {self.epochs}, its epochs, would be right")
+        if self.keep not in ("best", "last"):
+            raise ValueError(f"keep={self.keep!r} of Budget: 'best' or 'last' would be right")
         if self.schedule.warmup > self.epochs:
             raise ValueError(f"warmup={self.schedule.warmup} of the schedule is longer than the {self.epochs} epochs")
+
+    @property
+    def trained(self) -> int:
+        """Epochs that are trained."""
+        return self.epochs if self.until is None else self.until
 
     def lr(self, epochs_done: float) -> float:
         """Learning rate when `epochs_done` are behind."""

@@ -62,6 +62,8 @@ class Context:
     rows: int
     """Training rows of the dataset, for memories with a place for each."""
     modules: dict[str, nn.Module] = field(default_factory=dict)
+    heads: Callable[[str], nn.Module] | None = None
+    """Classifiers of teachers by name, frozen: what stands at "pooled" [B, D] -> logits [B, C]. None where there are no weights."""
 
     def build(self, piece: Spec, teachers: tuple[str, ...]) -> Compute:
         """`piece`, as it applies to these teachers, as a computation."""

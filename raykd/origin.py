@@ -76,7 +76,8 @@ def from_stage(stage: Stage, storage: Storage) -> Iterator[tuple[Entry, Origin]]
 def _weights(digest: str, architecture: Architecture, about: Mapping[str, str], storage: Storage) -> str:
     """A file with the weights of that digest: where they were when the entry was made, or what a stage left."""
     results = storage.root.glob("stages/*/result.json")
-    left = [path.parent / "best.safetensors" for path in results if (read_json(path) or {}).get("weights") == digest]
+    mine = [path.parent for path in results if (read_json(path) or {}).get("weights") == digest]
+    left = [folder / f"{kept}.safetensors" for folder in mine for kept in ("best", "last")]
     for path in [about.get("weights", ""), *map(str, left)]:
         if _is_there(path) and digest_of(path, architecture) == digest:
             return path

@@ -54,7 +54,7 @@ class Step:
         """FLOPs of the training that is left to do; 0 when it is done."""
         if self.done or isinstance(self.network, Pretrained):
             return 0
-        return 3 * size(self.network.student).flops * _rows(self.network) * self.network.budget.epochs
+        return 3 * size(self.network.student).flops * _rows(self.network) * self.network.budget.trained
 
     @property
     def break_even(self) -> int | None:
@@ -113,10 +113,8 @@ def needed(stage: Stage) -> dict[str, Stage | Pretrained]:
 
 def _parents_first(network: Stage | Pretrained) -> Iterator[Stage | Pretrained]:
     if isinstance(network, Stage):
-        for teacher in needed(network).values():
-            yield from _parents_first(teacher)
-        if network.init is not None:
-            yield from _parents_first(network.init)
+        for _, parent in network.networks():
+            yield from _parents_first(parent)
     yield network
 
 
@@ -130,7 +128,7 @@ def _step(network: Stage | Pretrained, storage: Storage) -> Step:
 def _fillings(stage: Stage, storage: Storage) -> Iterator[Filling]:
     for name, teacher in needed(stage).items():
         if stage.cache == "off":
-            asked = _rows(stage) * stage.budget.epochs
+            asked = _rows(stage) * stage.budget.trained
             yield Filling(name, teacher, asked, asked, bytes=0)
             continue
         rows = missing = _rows(stage) * stage.view.replicas

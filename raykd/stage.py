@@ -10,8 +10,10 @@ input shapes that differ.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
+
+from torch import nn
 
 from raykd.budget import Budget
 from raykd.cache.codecs import Codec
@@ -64,10 +66,16 @@ class Stage:
     cache: str | Codec = "auto"
     """How the teachers' signals are kept: "auto", "features", a codec or its name; "off": asked anew at every step, for views
     whose replicas never repeat."""
+    inherit: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Parts that start as a teacher's: module path in the student -> (teacher, module path in it); "" is all of a network."""
+    frozen: tuple[str, ...] = ()
+    """Parts of the student that stay as they start: module paths. Their batch norms do not follow the data either."""
     label: str = aside("")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", way(self.cache))
+        object.__setattr__(self, "inherit", MappingProxyType(dict(sorted(self.inherit.items()))))
+        object.__setattr__(self, "frozen", tuple(self.frozen))
         if isinstance(self.objective, Term):
             object.__setattr__(self, "objective", 1.0 * self.objective)
         # sorted, because equal specs must compute the same: a mapping's order is not part of its content
@@ -94,8 +102,9 @@ class Stage:
         }
 
     def networks(self) -> Iterator[tuple[str, Stage | Pretrained]]:
-        """The networks it starts from, by the name of the edge: its teachers, then "init"."""
-        yield from self.teachers.items()
+        """The networks it starts from, by the name of the edge: the teachers that it reads or inherits from, then "init"."""
+        inherited = {name for name, _ in self.inherit.values()}
+        yield from ((name, each) for name, each in self.teachers.items() if name in self.needs or name in inherited)
         if self.init is not None:
             yield "init", self.init
 
@@ -104,7 +113,9 @@ class Stage:
         label = f"{self.label} alone" if self.label else ""
         # a view that never repeats stays so
         cache = "off" if self.cache == "off" else "auto"
-        return replace(self, objective=1.0 * CrossEntropy(), teachers={}, init=None, cache=cache, label=label)
+        return replace(
+            self, objective=1.0 * CrossEntropy(), teachers={}, init=None, inherit={}, frozen=(), cache=cache, label=label
+        )
 
     def stored(self, folder: str) -> Stage:
         """The same stage, its in-memory rows laid down in `folder`, where workers on other machines can read them."""
@@ -123,11 +134,8 @@ class Stage:
 
     def __reduce__(self) -> tuple[object, ...]:
         # a mapping proxy cannot be pickled, and a stage travels to workers
-        teachers = dict(self.teachers)
-        return Stage, (
-            self.student, self.objective, self.view, teachers, self.init, self.budget, self.seed,
-            self.cache, self.label,
-        )  # fmt: skip
+        values = (getattr(self, each.name) for each in fields(self))
+        return Stage, tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
 
 
 def _check(stage: Stage) -> None:
@@ -147,6 +155,7 @@ def _check(stage: Stage) -> None:
         for tap in {tap for signal in signals for tap in signal.taps()}:
             architecture.check_tap(tap)
     _check_kept(stage)
+    _check_parts(stage)
     if stage.init is not None and fingerprint(stage.init.architecture) != fingerprint(stage.student):
         raise ValueError(f"init is {stage.init.architecture} and the student {stage.student}: they must be the same")
 
@@ -159,6 +168,35 @@ def _check_kept(stage: Stage) -> None:
         for each in kept:
             if each.signal == LOGITS:
                 stage.objective.check_stored((name,), each.codec)
+
+
+def _check_parts(stage: Stage) -> None:
+    """Whether the parts that are frozen or inherited are there, and fit."""
+    for path in stage.frozen:
+        part(stage.student, path)
+    for path, (name, theirs) in stage.inherit.items():
+        if name not in stage.teachers:
+            raise ValueError(f"{path!r} inherits from {name!r}: this stage has the teachers {', '.join(stage.teachers)}")
+        ours, from_them = (
+            {tensor: tuple(value.shape) for tensor, value in module.state_dict().items()}
+            for module in (part(stage.student, path), part(stage.teachers[name].architecture, theirs))
+        )
+        if ours != from_them:
+            different = sorted(ours.items() ^ from_them.items())[0][0]
+            raise ValueError(
+                f"{path!r} of {stage.student} cannot be {theirs!r} of {name} ({stage.teachers[name].architecture}):"
+                f" they differ at {different}, {ours.get(different)} and {from_them.get(different)}"
+            )
+
+
+def part(architecture: Architecture, path: str) -> nn.Module:
+    """A module of an architecture's body, without numbers. Raises `ValueError` that names what is there."""
+    body = architecture.blueprint().body
+    try:
+        return body.get_submodule(path)
+    except AttributeError:
+        there = ", ".join(name for name, _ in body.named_children())
+        raise ValueError(f"{architecture} has no part {path!r}: it has {there}, and what is in them") from None
 
 
 def _architectures(stage: Stage) -> Iterator[tuple[str, Architecture]]:

@@ -68,8 +68,10 @@ class Storage:
         return read_json(self.folder(stage) / "result.json")
 
     def weights(self, network: Stage | Pretrained) -> str:
-        """Path of the weights that `network` stands for: a stage's best on validation."""
-        return network.weights if isinstance(network, Pretrained) else str(self.folder(network) / "best.safetensors")
+        """Path of the weights that `network` stands for: of a stage, those that its budget keeps."""
+        if isinstance(network, Pretrained):
+            return network.weights
+        return str(self.folder(network) / f"{network.budget.keep}.safetensors")
 
     def finished(self, network: Stage | Pretrained) -> Pretrained:
         """A network that exists, by its weights."""

@@ -91,7 +91,8 @@ def random_batch(
         return torch.randint(classes, (rows,), generator=generator)
 
     return Batch(
-        ids_B=torch.arange(rows),
+        ids_B=torch.arange(rows) + 1000,
+        positions_B=torch.arange(rows),
         labels_B=labels_B(),
         student={LOGITS: logits_BC().requires_grad_()},
         teachers={name: {LOGITS: form.of(logits_BC())} for name in NAMES},
@@ -105,6 +106,7 @@ def rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
     mix = batch.mix and Mix(batch.mix.labels_B[rows], batch.mix.share_B[rows])
     return Batch(
         batch.ids_B[rows],
+        batch.positions_B[rows],
         batch.labels_B[rows],
         {signal: value[rows] for signal, value in batch.student.items()},
         {name: {s: v[rows] for s, v in signals.items()} for name, signals in batch.teachers.items()},

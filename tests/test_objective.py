@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -196,9 +196,7 @@ class GateEntropy(Term):
 
 def test_equal_learned_pieces_are_one_module_that_trains_with_the_student() -> None:
     batch = random_batch()
-    batch = Batch(
-        batch.ids_B, batch.labels_B, {**batch.student, INPUT: torch.randn(6, 4)}, batch.teachers, batch.progress
-    )
+    batch = replace(batch, student={**batch.student, INPUT: torch.randn(6, 4)})
     objective = 1.0 * DistillEnsemble(KL(), Gate()) + 0.01 * GateEntropy(Gate())
     criterion = objective.build(context(input=(4,)))
     assert len(list(criterion.parameters())) == 2  # one linear layer, though two terms read it

@@ -95,7 +95,7 @@ def test_padding_has_no_probability_on_either_side() -> None:
 def test_classes_that_are_not_stored_share_the_tail_evenly() -> None:
     p = softmax64(LOGITS_BC)
     teacher = topk_of(LOGITS_BC, k=2)  # stores 1, 4 of the first row and 0, 3 of the second
-    batch = Batch(torch.arange(2), torch.tensor([4, 1]), {}, {"t": {LOGITS: teacher}}, Progress(0, 1))
+    batch = Batch(torch.arange(2), torch.arange(2), torch.tensor([4, 1]), {}, {"t": {LOGITS: teacher}}, Progress(0, 1))
     expected = [p[0, 4], p[1, [1, 2, 4]].sum() / 3]
     np.testing.assert_allclose(batch.true_class_probability_TB(["t"])[0], expected, rtol=1e-5)
     everything = topk_of(LOGITS_BC, k=5)

@@ -259,7 +259,7 @@ class Runner(ABC):
             if tally.teacher_rows:
                 self.counts.teacher_rows.update(dict.fromkeys(needed(stage), tally.teacher_rows))
 
-        epochs = stage.budget.epochs
+        epochs = stage.budget.trained
         with self.counts.phase("train"):
             done = partial(self.storage.result, stage)
             self._once("train", f"training of {stage}", fingerprint(stage), lambda: done() is not None, work)

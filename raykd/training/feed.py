@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class Feed:
         """There will be no more epochs."""
         self._answers.close()
 
-    def _prepared(self, epoch: int) -> Generator[tuple[Sample, Progress, Any], None, None]:
+    def _prepared(self, epoch: int) -> Generator[tuple[Sample, Asked, Any], None, None]:
         replica = self.order.replica(epoch)
         for step, positions in enumerate(self.order.epoch(epoch)):
             positions_B = positions[self.process.rank :: self.process.world]
@@ -75,14 +76,22 @@ class Feed:
             progress = Progress(epoch, self.epochs, step, self.steps)
             sample = self.view.batch(positions_B, replicas_B)
             asked = Asked(progress, positions_B, replicas_B, sample.inputs_B)
-            yield sample, progress, self._answers.prepare(asked)
+            yield sample, asked, self._answers.prepare(asked)
 
-    def _feeding(self, sample: Sample, progress: Progress, prepared: Any) -> Feeding:
+    def _feeding(self, sample: Sample, asked: Asked, prepared: Any) -> Feeding:
         mix = None
         if sample.partner_labels_B is not None and sample.share_B is not None:
             mix = Mix(self._put(sample.partner_labels_B), self._put(sample.share_B))
         teachers = self._answers.finish(prepared)
-        batch = Batch(self._put(sample.ids_B), self._put(sample.labels_B), {}, teachers, progress, mix)
+        batch = Batch(
+            self._put(sample.ids_B),
+            self._put(torch.from_numpy(asked.positions_B)),
+            self._put(sample.labels_B),
+            student={},
+            teachers=teachers,
+            progress=asked.progress,
+            mix=mix,
+        )
         return Feeding(self._put(sample.inputs_B), batch)
 
     def _put(self, tensor: Tensor) -> Tensor:

@@ -6,14 +6,16 @@ Shapes: K terms, B batch.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from raykd import rng
 from raykd.batch import Batch
+from raykd.kept import Head
 from raykd.models import Network
-from raykd.models.weights import load_into
+from raykd.models.weights import load, load_into
 from raykd.objective import STUDENT, Context
 from raykd.stage import Stage
 from raykd.storage import Storage
@@ -22,13 +24,23 @@ from raykd.storage import Storage
 class Learner(nn.Module):
     """`learner(inputs_B, batch) -> [K, B]`: the weighted terms of the objective for each row."""
 
-    def __init__(self, stage: Stage, student: Network):
+    def __init__(self, stage: Stage, student: Network, context: Context):
         super().__init__()
         needs = stage.needs
         self.student = student
         self.signals = tuple(sorted(needs.get(STUDENT, ()), key=str))
         self.taps = tuple({tap: None for signal in self.signals for tap in signal.taps()})
-        self.criterion = stage.objective.build(_context(stage))
+        self.criterion = stage.objective.build(context)
+        self.frozen = [student.body.get_submodule(path) for path in stage.frozen]
+        for module in self.frozen:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """What is frozen stays in evaluation mode, so that its batch norms do."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def forward(self, inputs_B: Tensor, batch: Batch) -> Tensor:
         """Observe the student, then compare."""
@@ -42,17 +54,28 @@ def build(stage: Stage, storage: Storage) -> Learner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.bits(stage.seed) >> 1))
         student = stage.student.build()
-        learner = Learner(stage, student)
+        learner = Learner(stage, student, context(stage, storage))
     if stage.init is not None:
         load_into(student, storage.weights(stage.init))
+    for path, (name, theirs) in stage.inherit.items():
+        teacher = stage.teachers[name]
+        whole = load(storage.weights(teacher), teacher.architecture)
+        prefix = f"{theirs}." if theirs else ""
+        tensors = {tensor.removeprefix(prefix): value for tensor, value in whole.items() if tensor.startswith(prefix)}
+        student.body.get_submodule(path).load_state_dict(tensors)
     return learner
 
 
-def _context(stage: Stage) -> Context:
+def context(stage: Stage, storage: Storage) -> Context:
+    """What the pieces of a stage's objective may know."""
     architectures = {STUDENT: stage.student, **{name: teacher.architecture for name, teacher in stage.teachers.items()}}
     shapes = {
         name: {signal: signal.shape(architectures[name].tap_shape) for signal in signals}
         for name, signals in stage.needs.items()
     }
+
+    def head(name: str) -> Head:
+        return Head(architectures[name], storage.weights(stage.teachers[name]))
+
     rows = len(stage.view.dataset.split("train"))
-    return Context(shapes, tuple(stage.teachers), stage.view.dataset.classes, rows)
+    return Context(shapes, tuple(stage.teachers), stage.view.dataset.classes, rows, heads=head)

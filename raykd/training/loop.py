@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,8 +85,12 @@ class Training:
         checkpoint.save(self.job.folder / "checkpoint.pt", state)
 
     def resume(self) -> None:
-        """Continue from the checkpoint, if there is one."""
-        state = checkpoint.load(self.job.folder / "checkpoint.pt")
+        """Continue from the checkpoint, if there is one, or from where a shorter training of the same stage ended."""
+        folder = beginning(self.job)
+        if folder != self.job.folder and self.process.rank == 0:
+            for name in ("best.safetensors", "last.safetensors"):
+                shutil.copyfile(folder / name, self.job.folder / name)
+        state = checkpoint.load(folder / "checkpoint.pt")
         if state is None:
             return
         self.learner.load_state_dict(state["learner"])
@@ -106,10 +112,12 @@ def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] 
         write_json(job.folder / "stage.json", {"label": str(job.stage), "stage": canonical(job.stage)})
     training = _start(job, process)
     training.resume()
+    if process.rank == 0 and not job.stage.budget.trained:
+        _keep(training, improved=True)
     everything_observed = "logits" in training.learner.taps
     module = process.wrap(training.learner, unused=not everything_observed)
     with closing(Feed(job, process)) as feed:
-        for epoch in range(len(training.history), job.stage.budget.epochs):
+        for epoch in range(len(training.history), job.stage.budget.trained):
             record = _epoch(training, module, feed, epoch)
             best_before = training.best
             training.history.append(record)
@@ -121,6 +129,19 @@ def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] 
         _finish(training)
     cache_rows, size, waited_s, teacher_rows = read.tolist()
     return Tally(int(cache_rows), int(size), waited_s, int(teacher_rows))
+
+
+def beginning(job: TrainingJob) -> Path:
+    """The folder whose checkpoint a training continues: its own, or that of the longest training that is a part of it."""
+    if (job.folder / "checkpoint.pt").exists():
+        return job.folder
+    budget = job.stage.budget
+    for until in range(budget.trained - 1, 0, -1):
+        for kept in ("best", "last"):
+            shorter = replace(job.stage, budget=replace(budget, until=until, keep=kept))
+            if job.storage.result(shorter) is not None:
+                return job.storage.folder(shorter)
+    return job.folder
 
 
 def _start(job: TrainingJob, process: Process) -> Training:
@@ -257,7 +278,7 @@ def _save_network(training: Training, name: str) -> None:
     noted = {
         "architecture": json.dumps(canonical(stage.student)),
         "stage": fingerprint(stage),
-        "val_top1": str(training.history[-1]["val_top1"]),
+        **{"val_top1": str(epoch["val_top1"]) for epoch in training.history[-1:]},
     }
     weights.save(str(training.job.folder / f"{name}.safetensors"), training.network.body.state_dict(), noted)
 
