@@ -60,14 +60,22 @@ class Batch:
 
     def true_class_probability_TB(self, names: Sequence[str]) -> Tensor:
         """Probability that each named teacher gives to the label. [T, B], in [0, 1]."""
-        return torch.stack([_probability_B(self.teachers[name][LOGITS], self.labels_B) for name in names])
+        return self.log_true_class_probability_TB(names).exp()
+
+    def log_true_class_probability_TB(self, names: Sequence[str]) -> Tensor:
+        """Its logarithm, which tells apart what is 0 in float32. [T, B]"""
+        return torch.stack([_log_probability_B(self.teachers[name][LOGITS], self.labels_B) for name in names])
 
     def student_true_class_probability_B(self) -> Tensor:
         """The same for the student. [B], detached: it decides, it is not taught."""
-        return _probability_B(self.student[LOGITS].detach(), self.labels_B)
+        return self.student_log_true_class_probability_B().exp()
+
+    def student_log_true_class_probability_B(self) -> Tensor:
+        """Its logarithm. [B], detached."""
+        return _log_probability_B(self.student[LOGITS].detach(), self.labels_B)
 
 
-def _probability_B(logits_BC: Tensor | Sparse, labels_B: Tensor) -> Tensor:
+def _log_probability_B(logits_BC: Tensor | Sparse, labels_B: Tensor) -> Tensor:
     if isinstance(logits_BC, Sparse):
-        return logits_BC.probability_of(labels_B)
-    return logits_BC.float().softmax(-1).gather(-1, labels_B[:, None]).squeeze(-1)
+        return logits_BC.probability_of(labels_B).clamp(min=torch.finfo(torch.float32).tiny).log()
+    return logits_BC.float().log_softmax(-1).gather(-1, labels_B[:, None]).squeeze(-1)

@@ -63,7 +63,7 @@ class Context:
     """Training rows of the dataset, for memories with a place for each."""
     modules: dict[str, nn.Module] = field(default_factory=dict)
     heads: Callable[[str], nn.Module] | None = None
-    """Classifiers of teachers by name, frozen: what stands at "pooled" [B, D] -> logits [B, C]. None where there are no weights."""
+    """Classifiers of teachers by name, frozen: "pooled" [B, D] -> logits [B, C]. None where there are no weights."""
 
     def build(self, piece: Spec, teachers: tuple[str, ...]) -> Compute:
         """`piece`, as it applies to these teachers, as a computation."""
@@ -165,6 +165,29 @@ class Term(Spec):
 
 
 @dataclass(frozen=True)
+class About(Term):
+    """A term about these teachers only, whatever others the stage has."""
+
+    term: Term
+    teachers: tuple[str, ...]
+
+    def needs(self, teachers: Sequence[str]) -> Needs:
+        """What the term reads of them."""
+        return self.term.needs(self.teachers)
+
+    def check_stored(self, teachers: Sequence[str], stored: Stored) -> None:
+        """Asks the term."""
+        self.term.check_stored([name for name in self.teachers if name in teachers], stored)
+
+    def build(self, context: Context) -> Compute:
+        """The term, as if there were no other teachers."""
+        return context.build(self.term, self.teachers)
+
+    def __str__(self) -> str:
+        return str(self.term)
+
+
+@dataclass(frozen=True)
 class Weighted:
     """A term and its weight: a number, or a number for each row."""
 
@@ -222,6 +245,10 @@ class Objective:
                     f"{weight:g} * ({weighted}): the term is weighed per row already, so scale inside its weight"
                 )
         return Objective(tuple(Weighted(weight * float(w.weight), w.term) for w in self.terms))  # type: ignore[arg-type]
+
+    def about(self, teachers: Sequence[str]) -> Objective:
+        """The same objective about these teachers only, for a stage that has others as well."""
+        return Objective(tuple(Weighted(w.weight, About(w.term, tuple(teachers))) for w in self.terms))
 
     def __str__(self) -> str:
         return " + ".join(str(weighted) for weighted in self.terms)

@@ -114,7 +114,14 @@ class Stage:
         # a view that never repeats stays so
         cache = "off" if self.cache == "off" else "auto"
         return replace(
-            self, objective=1.0 * CrossEntropy(), teachers={}, init=None, inherit={}, frozen=(), cache=cache, label=label
+            self,
+            objective=1.0 * CrossEntropy(),
+            teachers={},
+            init=None,
+            inherit={},
+            frozen=(),
+            cache=cache,
+            label=label,
         )
 
     def stored(self, folder: str) -> Stage:
@@ -176,7 +183,9 @@ def _check_parts(stage: Stage) -> None:
         part(stage.student, path)
     for path, (name, theirs) in stage.inherit.items():
         if name not in stage.teachers:
-            raise ValueError(f"{path!r} inherits from {name!r}: this stage has the teachers {', '.join(stage.teachers)}")
+            raise ValueError(
+                f"{path!r} inherits from {name!r}: this stage has the teachers {', '.join(stage.teachers)}"
+            )
         ours, from_them = (
             {tensor: tuple(value.shape) for tensor, value in module.state_dict().items()}
             for module in (part(stage.student, path), part(stage.teachers[name].architecture, theirs))

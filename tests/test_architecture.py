@@ -19,7 +19,7 @@ ROOT = Path(raykd.__file__).parent
 RAY = {"labeling.pool", "training.worker", "runtime.cluster"}
 LAYERS = [  # each may import from those above it
     {"places"},
-    {"identity", "rng", "device", "signals", "sparse"},
+    {"identity", "rng", "device", "signals", "sparse", "collective"},
     {"batch", "data", "models", "cache"},
     {"objective", "kept", "rebuild", "agreement"},
     {"terms", "budget"},

@@ -51,17 +51,17 @@ class Preflight:
 
     def check(self, teacher: str) -> None:
         """Raise `ValueError` if the teacher must not teach."""
-        advice = "check weights, classes and preprocessing, or pass --any-teacher"
+        if doubt := self.doubt(teacher):
+            raise ValueError(f"{doubt}: check weights, classes and preprocessing, or pass --any-teacher")
+
+    def doubt(self, teacher: str) -> str:
+        """Why it should not teach; empty if it may."""
+        found = f"the teacher {teacher} gets {self.accuracy:.1%} of {self.rows} labelled rows right"
         if not self.accuracy > self.threshold:
-            raise ValueError(
-                f"the teacher {teacher} gets {self.accuracy:.1%} of {self.rows} labelled rows right, not clearly better"
-                f" than chance (more than {self.threshold:.1%} would be): {advice}"
-            )
+            return f"{found}, not clearly better than chance (more than {self.threshold:.1%} would be)"
         if self.expected is not None and self.accuracy < self.expected - LOST:
-            raise ValueError(
-                f"the teacher {teacher} gets {self.accuracy:.1%} of {self.rows} labelled rows right, and its file says"
-                f" {self.expected:.1%} on validation: {advice}"
-            )
+            return f"{found}, and its file says {self.expected:.1%} on validation"
+        return ""
 
 
 def tried(view: View) -> NDArray[np.int64]:

@@ -146,7 +146,7 @@ class Runner(ABC):
                 continue
             self.display.line(f"{stage}: {stage.student} on {stage.view.dataset}\n  L = {stage.objective}")
             for name, teacher in needed(stage).items():
-                self._preflight(name, self.storage.finished(teacher), stage.view)
+                self._preflight(name, teacher, stage.view)
                 self._evaluate(name, self.storage.finished(teacher), stage.view)
             self._teach(stage, todo)
 
@@ -197,10 +197,11 @@ class Runner(ABC):
                     if each.signal == LOGITS:
                         confirm(self.storage.finished(stage.teachers[name]), name, stage.view, each, self.storage)
 
-    def _preflight(self, name: str, teacher: Pretrained, view: View) -> None:
-        if self.any_teacher or teacher.architecture.classes != view.dataset.classes:  # then only its features teach
+    def _preflight(self, name: str, given: Stage | Pretrained, view: View) -> None:
+        if self.any_teacher or given.architecture.classes != view.dataset.classes:  # then only its features teach
             return
 
+        teacher = self.storage.finished(given)
         known = partial(remembered, teacher, view, self.storage)
 
         def look() -> None:
@@ -213,7 +214,10 @@ class Runner(ABC):
             self._once("preflight", f"preflight of {name}", path.stem, lambda: known() is not None, look)
             found = known()
             assert found is not None, "a preflight is remembered"
-            found.check(name)
+            if isinstance(given, Pretrained):
+                found.check(name)
+            elif doubt := found.doubt(name):  # trained here, so it is what it is meant to be: a snapshot, a weak peer
+                self.display.line(f"  {doubt}")
 
     def _evaluate(self, name: str, teacher: Pretrained, view: View) -> None:
         if teacher.architecture.classes != view.dataset.classes:

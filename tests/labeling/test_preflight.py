@@ -135,3 +135,9 @@ def test_the_rows_tried_are_in_the_first_shard_and_a_fair_sample_of_the_classes(
     labels = view.dataset.split("train").labels
     shares = [np.bincount(labels[rows], minlength=10) / len(rows) for rows in (positions, np.arange(len(labels)))]
     assert np.abs(shares[0] - shares[1]).max() < 0.03
+
+
+def test_a_weak_teacher_that_was_trained_here_may_teach(tmp_path: Path) -> None:
+    untrained = replace(tiny.teacher(), budget=replace(tiny.teacher().budget, until=0))
+    (found,) = local(tmp_path).run(replace(tiny.student(epochs=1), teachers={"teacher": untrained}))
+    assert found.metrics["val_top1"] >= 0
