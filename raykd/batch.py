@@ -25,6 +25,8 @@ class Progress:
     epochs: int
     step: int = 0
     steps: int = 1
+    losses: tuple[float, ...] = ()
+    """The loss of each epoch behind us, its mean over rows."""
 
     @property
     def epochs_done(self) -> float:

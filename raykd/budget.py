@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from torch import nn, optim
@@ -109,6 +110,31 @@ class Steps(Schedule):
 
 
 @dataclass(frozen=True)
+class Falling(Schedule):
+    """Straight down to `floor` of the peak in the first `fall` epochs, then times `factor` after each `every` epochs more."""
+
+    fall: float
+    every: float
+    floor: float = 0.2
+    factor: float = 0.1
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "every")
+        if not self.warmup < self.fall:
+            raise ValueError(
+                f"fall={self.fall} of Falling: more than the {self.warmup:g} epochs of warmup would be right"
+            )
+
+    def after_warmup(self, epochs_done: float, epochs: int) -> float:
+        """1 at the end of the warm-up, `floor` after `fall` epochs."""
+        fallen = (epochs_done - self.warmup) / (self.fall - self.warmup)
+        if fallen < 1:
+            return 1 - (1 - self.floor) * fallen
+        return float(self.floor * self.factor ** ((epochs_done - self.fall) // self.every))
+
+
+@dataclass(frozen=True)
 class Budget:
     """One training: `epochs` times over the rows, `batch_size` rows a step over all workers together."""
 
@@ -120,6 +146,9 @@ class Budget:
     """Largest norm of the gradient; None: not clipped."""
     ema: float | None = None
     """Decay of an exponential moving average of the weights, which is then what is evaluated and kept; None: no average."""
+    start: int = 0
+    """The first epoch that is trained; those before it were, by what the stage starts from. Order of rows, replicas and
+    learning rate go on as in one training; the optimiser starts anew."""
     until: int | None = None
     """Stop after so many of the epochs; None: train to the end. What is longer but otherwise equal continues from there, so
     snapshots of one training cost no more than it. 0: nothing is trained, the network is what it starts from."""
@@ -135,15 +164,43 @@ class Budget:
             raise ValueError(f"ema={self.ema} of Budget: a decay between 0 and 1, such as 0.999, would be right")
         if self.until is not None and not 0 <= self.until <= self.epochs:
             raise ValueError(f"until={self.until} of Budget: 0 to {self.epochs}, its epochs, would be right")
+        if not 0 <= self.start <= self.end:
+            raise ValueError(f"start={self.start} of Budget: 0 to {self.end}, where it ends, would be right")
         if self.keep not in ("best", "last"):
             raise ValueError(f"keep={self.keep!r} of Budget: 'best' or 'last' would be right")
         if self.schedule.warmup > self.epochs:
             raise ValueError(f"warmup={self.schedule.warmup} of the schedule is longer than the {self.epochs} epochs")
 
     @property
-    def trained(self) -> int:
-        """Epochs that are trained."""
+    def end(self) -> int:
+        """The epoch that it stops before."""
         return self.epochs if self.until is None else self.until
+
+    @property
+    def trained(self) -> int:
+        """How many epochs are trained."""
+        return self.end - self.start
+
+    def parts(self, epochs: int | Sequence[int]) -> tuple[Budget, ...]:
+        """The same training in consecutive parts: so many that are as equal as can be, or of so many epochs each.
+
+        All but the last keep their last weights, from which the next one is to start. One part is the whole.
+
+        Raises `ValueError` unless each part has an epoch, and together they have those of the whole.
+        """
+        if isinstance(epochs, int):
+            count = max(epochs, 1)
+            epochs = [self.trained // count + (part < self.trained % count) for part in range(epochs)]
+        if not epochs or min(epochs) < 1 or sum(epochs) != self.trained:
+            raise ValueError(
+                f"parts of {', '.join(map(str, epochs)) or 'no'} epochs: each needs one, and together"
+                f" {self.trained}, those of the whole, would be right"
+            )
+        bounds = list(pairwise(accumulate(epochs, initial=self.start)))
+        return (
+            *(replace(self, start=start, until=until, keep="last") for start, until in bounds[:-1]),
+            replace(self, start=bounds[-1][0]),
+        )
 
     def lr(self, epochs_done: float) -> float:
         """Learning rate when `epochs_done` are behind."""

@@ -11,8 +11,8 @@ F_t, F_s: FLOPs of one forward pass of one row by the teachers and the student; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -99,11 +99,13 @@ def plan(stages: Sequence[Stage], storage: Storage) -> Plan:
 
     Raises `ValueError` for whatever is wrong with data or weights, before any work.
     """
-    networks = {fingerprint(network): network for stage in stages for network in _parents_first(stage)}
-    for stage in networks.values():
-        if isinstance(stage, Stage):
-            stage.view.dataset.check()
-    return Plan(tuple(_step(network, storage) for network in networks.values()))
+    networks: dict[str, Stage | Pretrained] = {}
+    for stage in stages:
+        _add_parents_first(stage, networks)
+    for network in networks.values():
+        if isinstance(network, Stage):
+            network.view.dataset.check()
+    return Plan(tuple(_step(network, storage) for network in _shorter_first(networks.values())))
 
 
 def needed(stage: Stage) -> dict[str, Stage | Pretrained]:
@@ -111,11 +113,33 @@ def needed(stage: Stage) -> dict[str, Stage | Pretrained]:
     return {name: teacher for name, teacher in stage.teachers.items() if name in stage.needs}
 
 
-def _parents_first(network: Stage | Pretrained) -> Iterator[Stage | Pretrained]:
+def _add_parents_first(network: Stage | Pretrained, found: dict[str, Stage | Pretrained]) -> None:
+    """Once each: networks that teach each other in rounds are reached in very many ways."""
+    name = fingerprint(network)
+    if name in found:
+        return
     if isinstance(network, Stage):
         for _, parent in network.networks():
-            yield from _parents_first(parent)
-    yield network
+            _add_parents_first(parent, found)
+    found[name] = network
+
+
+def _shorter_first(networks: Iterable[Stage | Pretrained]) -> Iterator[Stage | Pretrained]:
+    """The same, but snapshots of one training in their order, because a longer one continues from a shorter one.
+
+    They have the same parents, so all of them may come where the first of them came.
+    """
+    trainings: dict[str, list[Stage | Pretrained]] = {}
+    for network in networks:
+        trainings.setdefault(fingerprint(_to_the_end(network)), []).append(network)
+    for snapshots in trainings.values():
+        yield from sorted(snapshots, key=lambda each: each.budget.end if isinstance(each, Stage) else 0)
+
+
+def _to_the_end(network: Stage | Pretrained) -> Stage | Pretrained:
+    if isinstance(network, Pretrained):
+        return network
+    return replace(network, budget=replace(network.budget, until=None, keep="best"))
 
 
 def _step(network: Stage | Pretrained, storage: Storage) -> Step:
@@ -137,7 +161,9 @@ def _fillings(stage: Stage, storage: Storage) -> Iterator[Filling]:
             entries = storage.entries(name, teacher, stage.view, kept)
             slots = {slot for entry in entries for slot in entry.absent(stage.view.replicas)}
             missing = sum(len(entries[0].positions(slot)) for slot in slots)
-        row = sum(each.bytes_per_row(teacher.architecture) for each in kept)
+        # two signals may be kept as one: logits as the features under them, which are a signal too
+        stored = {(each.stored, each.codec): each.bytes_per_row(teacher.architecture) for each in kept}
+        row = sum(stored.values())
         yield Filling(name, teacher, rows, missing, bytes=row * missing)
 
 

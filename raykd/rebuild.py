@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from raykd.data import Arrays, Dataset, Mixing, Operation, Source
 from raykd.identity import canonical
 from raykd.models import Architecture, Custom, Preprocess
-from raykd.signals import Signal
+from raykd.signals import Attention, Resized, Signal
 
-FAMILIES: tuple[type, ...] = (Architecture, Preprocess, Source, Dataset, Operation, Mixing, Signal)
+FAMILIES: tuple[type, ...] = (Architecture, Preprocess, Source, Dataset, Operation, Mixing, Signal, Resized, Attention)
 CODE = (Custom,)  # names a function to import and call
 
 Maker = Callable[..., object]

@@ -97,9 +97,12 @@ class Recipe:
             )
 
     def _help(self, name: str) -> str:
-        """The docstring's line `name: what it does`."""
-        match = re.search(rf"^\s*{name}: (.+)$", inspect.getdoc(self.function) or "", re.MULTILINE)
-        return match.group(1).strip() if match else ""
+        """The line `name: what it does` of its docstring, or of its file's, for knobs that many recipes share."""
+        for said in (self.function, sys.modules.get(self.function.__module__)):
+            match = re.search(rf"^\s*{name}: (.+)$", inspect.getdoc(said) or "", re.MULTILINE)
+            if match:
+                return match.group(1).strip()
+        return ""
 
 
 def load(target: str) -> Recipe:

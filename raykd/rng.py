@@ -11,7 +11,9 @@ Shapes: coordinates broadcast against each other; the result has the broadcast s
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -22,6 +24,14 @@ def bits(*coordinates: ArrayLike) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is the point
         for coordinate in coordinates:
             state = _mix(_mix(state) ^ _mix(np.asarray(coordinate, np.int64).astype(np.uint64)))
+    return state
+
+
+def bits_there(*coordinates: Tensor | int) -> Tensor:
+    """`bits`, computed where the tensors lie: the same 64 bits as int64, so half of them look negative."""
+    state = torch.zeros((), dtype=torch.int64)
+    for coordinate in coordinates:
+        state = _mix_there(_mix_there(state) ^ _mix_there(torch.as_tensor(coordinate, dtype=torch.int64)))
     return state
 
 
@@ -41,3 +51,19 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
+
+
+def _mix_there(z: Tensor) -> Tensor:
+    """`_mix`: products and sums of int64 wrap as those of uint64 do, and shifts must not carry the sign along."""
+    z = z + _signed(0x9E3779B97F4A7C15)
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, places: int) -> Tensor:
+    return (z >> places) & ((1 << (64 - places)) - 1)
+
+
+def _signed(bits64: int) -> int:
+    return bits64 - (1 << 64)  # of numbers of 2^63 and more

@@ -2,10 +2,14 @@
 
     network(inputs) -> taps: {name: activation} -> signal.observe(taps) -> [B, ...]
 
+    Signal(tap)             the activation as it is                             C H W numbers a row, for a map
+    Resized(tap, size)      a map, average-pooled                               C size^2
+    Attention(tap, size)    where a map is active: mean_c A_c^2, normalised     H W, or size^2
+
 The cache stores signals and objectives read them; neither sees a network. The raw input is a tap as well ("input"), so a
 gate may look at it.
 
-Shapes: B batch; whatever follows is the signal's own shape.
+Shapes: B batch; whatever follows is the signal's own shape: C channels, H height and W width of a map.
 """
 
 from __future__ import annotations
@@ -14,7 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @runtime_checkable
@@ -54,6 +60,87 @@ class Signal:
 
     def __str__(self) -> str:
         return self.tap
+
+
+@dataclass(frozen=True)
+class Resized:
+    """A map, average-pooled to size x size: what a network of another resolution can be compared with, in a smaller cache.
+
+    Raises `ValueError` for a size below 1 and, when its shape is asked for, for what is no map or smaller.
+    """
+
+    tap: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"Resized({self.tap!r}, size={self.size}): a size of 1 or more would be right")
+
+    def taps(self) -> tuple[str, ...]:
+        """The one tap."""
+        return (self.tap,)
+
+    def observe(self, taps: Mapping[str, Tensor]) -> Tensor:
+        """The smaller map in float32. [B, C, size, size]"""
+        return F.adaptive_avg_pool2d(taps[self.tap].float(), self.size)
+
+    def shape(self, tap_shape: Callable[[str], tuple[int, ...]]) -> tuple[int, ...]:
+        """(C, size, size)"""
+        channels, height, width = _map_shape(self, tap_shape(self.tap))
+        if self.size > min(height, width):
+            raise ValueError(f"{self}: the map is {height}x{width}, and pooling makes it no larger")
+        return channels, self.size, self.size
+
+    def __str__(self) -> str:
+        return f"{self.tap} at {self.size}x{self.size}"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where a map is active: the mean over its channels of the squared activation, divided by its length over all places.
+
+    A map that is 0 everywhere has the attention 0. Raises `ValueError` for a size below 0 and, when its shape is asked for, for
+    what is no map.
+    """
+
+    tap: str
+    size: int = 0
+    """The activation is first average-pooled to size x size; 0: it is taken as it is."""
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError(f"Attention({self.tap!r}, size={self.size}): 0 or more would be right")
+
+    def taps(self) -> tuple[str, ...]:
+        """The one tap."""
+        return (self.tap,)
+
+    def observe(self, taps: Mapping[str, Tensor]) -> Tensor:
+        """Non-negative, of length 1 or 0, in float32. [B, H W]"""
+        values_BCHW = self._source.observe(taps)
+        # it does not depend on the map's scale; divided by a constant, fourth powers neither vanish nor overflow
+        largest_B111 = values_BCHW.detach().abs().amax((1, 2, 3), keepdim=True)
+        values_BCHW = values_BCHW / largest_B111.clamp(min=torch.finfo(torch.float32).tiny)
+        return F.normalize(values_BCHW.square().mean(1).flatten(1), dim=1)
+
+    def shape(self, tap_shape: Callable[[str], tuple[int, ...]]) -> tuple[int, ...]:
+        """(H W,)"""
+        _map_shape(self, tap_shape(self.tap))
+        _, height, width = self._source.shape(tap_shape)
+        return (height * width,)
+
+    @property
+    def _source(self) -> Signal | Resized:
+        return Resized(self.tap, self.size) if self.size else Signal(self.tap)
+
+    def __str__(self) -> str:
+        return f"attention of {self._source}"
+
+
+def _map_shape(signal: Observable, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise ValueError(f"{signal}: it is made of a map (C, H, W), and this tap has the shape {shape}")
+    return shape[0], shape[1], shape[2]
 
 
 LOGITS = Signal("logits")

@@ -9,10 +9,13 @@ input shapes that differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
+import torch
 from torch import nn
 
 from raykd.budget import Budget
@@ -22,9 +25,11 @@ from raykd.identity import aside, canonical, fingerprint
 from raykd.kept import Kept, keep, way
 from raykd.models import Architecture
 from raykd.models.weights import digest_of
-from raykd.objective import STUDENT, Needs, Objective, Term
+from raykd.objective import STUDENT, Context, Needs, Objective, Term
 from raykd.signals import LOGITS
 from raykd.terms import CrossEntropy
+
+ROWS = 2**16  # what a dataset has for pieces that are built to be checked: reading it would load it
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,8 @@ class Stage:
     def alone(self) -> Stage:
         """The same student with the labels only, at the same budget: what distillation is compared with."""
         label = f"{self.label} alone" if self.label else ""
+        # what continues others is compared with a whole training, and so is what is cut out of another network
+        budget = replace(self.budget, start=0, until=self.budget.until or None)
         # a view that never repeats stays so
         cache = "off" if self.cache == "off" else "auto"
         return replace(
@@ -120,6 +127,7 @@ class Stage:
             init=None,
             inherit={},
             frozen=(),
+            budget=budget,
             cache=cache,
             label=label,
         )
@@ -159,9 +167,10 @@ def _check(stage: Stage) -> None:
             raise ValueError(
                 f"{name} ({architecture}) has {architecture.classes} classes, and the dataset has {dataset.classes}"
             )
-        for tap in {tap for signal in signals for tap in signal.taps()}:
-            architecture.check_tap(tap)
+        for signal in signals:
+            signal.shape(architecture.tap_shape)
     _check_kept(stage)
+    _check_built(stage)
     _check_parts(stage)
     if stage.init is not None and fingerprint(stage.init.architecture) != fingerprint(stage.student):
         raise ValueError(f"init is {stage.init.architecture} and the student {stage.student}: they must be the same")
@@ -175,6 +184,24 @@ def _check_kept(stage: Stage) -> None:
         for each in kept:
             if each.signal == LOGITS:
                 stage.objective.check_stored((name,), each.codec)
+
+
+def _check_built(stage: Stage) -> None:
+    """Whether every piece of the objective can be built for what it reads: once, without numbers."""
+    architectures = dict(_architectures(stage))
+    shapes = {
+        name: {signal: signal.shape(architectures[name].tap_shape) for signal in signals}
+        for name, signals in stage.needs.items()
+    }
+
+    def head(name: str) -> nn.Module:
+        return nn.Linear(math.prod(architectures[name].tap_shape("pooled")), architectures[name].classes)
+
+    with (
+        suppress(RuntimeError),
+        torch.device("meta"),
+    ):  # of a piece that needs numbers: it is built when the training starts
+        stage.objective.build(Context(shapes, tuple(stage.teachers), stage.view.dataset.classes, ROWS, heads=head))
 
 
 def _check_parts(stage: Stage) -> None:

@@ -2,7 +2,8 @@
 
     CrossEntropy                                    -log p_S(label)
     Distill(D, weights, temperature)                sum_t w[t,b] D(student_b, teacher_tb; tau[t,b])
-    DistillEnsemble(D, weights, temperature)        D(student_b, sum_t w[t,b] teacher_tb; tau[b])
+    DistillEnsemble(D, weights, temperature)        D(student_b, mixture_t(w[t,b], teacher_tb; tau[b]); tau[b])
+    Logits                                          the mixture sum_t w[t,b] teacher_tb
 
 Shapes: T teachers, B batch, C classes.
 """
@@ -25,6 +26,7 @@ from raykd.objective import (
     Context,
     Divergence,
     Needs,
+    Spec,
     Stored,
     Temperature,
     Term,
@@ -32,7 +34,7 @@ from raykd.objective import (
     reads_logits,
     union,
 )
-from raykd.signals import LOGITS
+from raykd.signals import LOGITS, Observable
 from raykd.sparse import Sparse
 
 
@@ -136,15 +138,17 @@ class _Comparison(Term):
             )
 
     @property
-    def _pieces(self) -> tuple[Divergence, Weighting, Temperature]:
+    def _pieces(self) -> tuple[Spec, ...]:
         return self.divergence, self.weights, self.temperature
 
+    @property
+    def _said(self) -> list[str]:
+        said = [str(self.divergence), str(self.temperature)]
+        return said if isinstance(self.weights, Uniform) and len(self.teachers) <= 1 else [*said, str(self.weights)]
+
     def __str__(self) -> str:
-        pieces = [str(self.divergence), str(self.temperature)]
-        if not (isinstance(self.weights, Uniform) and len(self.teachers) <= 1):
-            pieces.append(str(self.weights))
         names = f" of {', '.join(self.teachers)}" if self.teachers else ""
-        return f"{type(self).__name__}({', '.join(pieces)}{names})"
+        return f"{type(self).__name__}({', '.join(self._said)}{names})"
 
 
 @dataclass(frozen=True)
@@ -173,30 +177,72 @@ class Distill(_Comparison):
         return compute
 
 
+class Mixture(Spec):
+    """How several teachers become one, built to `(signals [T, B, ...], weight_TB, tau_B) -> [B, ...]`.
+
+    tau is the temperature at which the mixture is then compared. A weight may be 0, and may carry a gradient.
+    """
+
+    def check(self, signal: Observable) -> None:
+        """Raises `ValueError` for a signal that it does not mix."""
+
+
+@dataclass(frozen=True)
+class Logits(Mixture):
+    """Added up as they are: sum_t w_t z_t, for any signal.
+
+    Of logits, with weights that sum to 1, it is the geometric mean of the teachers' distributions, at any temperature.
+    """
+
+    def __call__(self, signals: Tensor, weight_TB: Tensor, tau_B: Tensor) -> Tensor:
+        """[B, ...]"""
+        return (weight_TB.reshape(*weight_TB.shape, *[1] * (signals.ndim - 2)) * signals).sum(0)
+
+    def __str__(self) -> str:
+        return "logits"
+
+
 @dataclass(frozen=True)
 class DistillEnsemble(_Comparison):
     """Mix the teachers' signals, then compare: D(student_b, sum_t w[t,b] teacher_tb; tau[b]).
 
-    Logits are added up class by class, so they must be dense, whatever the divergence reads.
+    Logits are mixed class by class, so they must be dense, whatever the divergence reads. Teachers are cached apart: weights,
+    mixture and temperature may change after they were asked. Raises `ValueError` for a signal that the mixture refuses.
     """
+
+    mixture: Mixture = Logits()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.mixture, Mixture):
+            raise ValueError(f"mixture={self.mixture!r} of {type(self).__name__}: a Mixture would be right")
+        self.mixture.check(self.divergence.teacher)
 
     def build(self, context: Context) -> Compute:
         """The mixture is one teacher to the divergence and to the temperature."""
         names = self.teachers or context.teachers
-        divergence = context.build(self.divergence, names)
+        divergence, mixture = context.build(self.divergence, names), context.build(self.mixture, names)
         weights, temperature = context.build(self.weights, names), context.build(self.temperature, names)
         ours, theirs = self.divergence.student, self.divergence.teacher
 
         def compute(batch: Batch) -> Tensor:
             signals = torch.stack([_dense(batch.teachers[name][theirs]) for name in names])
             weight_TB = weights(batch, names).expand(signals.shape[:2])
-            mixture = (weight_TB.reshape(*weight_TB.shape, *[1] * (signals.ndim - 2)) * signals).sum(0)
             tau = temperature(batch, names)
             if tau.ndim == 2 and len(tau) > 1:
                 raise ValueError(f"{self.temperature} gives each teacher a temperature of its own: a mixture has one")
-            return divergence(batch.student[ours], mixture, batch.labels_B, tau.expand(1, len(batch.labels_B))[0])
+            tau_B = tau.expand(1, len(batch.labels_B))[0]
+            return divergence(batch.student[ours], mixture(signals, weight_TB, tau_B), batch.labels_B, tau_B)
 
         return compute
+
+    @property
+    def _pieces(self) -> tuple[Spec, ...]:
+        return *super()._pieces, self.mixture
+
+    @property
+    def _said(self) -> list[str]:
+        return super()._said if isinstance(self.mixture, Logits) else [*super()._said, str(self.mixture)]
 
 
 def _dense(values: Tensor | Sparse) -> Tensor:

@@ -8,20 +8,101 @@ from dataclasses import dataclass, replace
 import torch
 
 from raykd.batch import Batch, Mix, Progress
+from raykd.features import Features
+from raykd.methods.attention import AttentionTransfer
+from raykd.methods.camkd import CAMKD, CAMKDFeatures
+from raykd.methods.correlation import CC
+from raykd.methods.crd import CRD
+from raykd.methods.ctkd import CTKD
+from raykd.methods.dgkd import DropOne
+from raykd.methods.dist import DIST
+from raykd.methods.dkd import DKD
+from raykd.methods.ebkd import EBKD
+from raykd.methods.fitnet import FitNet
 from raykd.methods.kl import KL, JensenShannon, ReverseKL
+from raykd.methods.mixture import Probabilities
+from raykd.methods.mlkd import MLKD
+from raykd.methods.nst import NST
+from raykd.methods.pkt import PKT
+from raykd.methods.review import ReviewKD
+from raykd.methods.rkd import RKD
+from raykd.methods.schedules import CosineDecay, Linear
+from raykd.methods.similarity import SP
+from raykd.methods.simkd import FeatureMSE
+from raykd.methods.single import Best, RandomOne, Worst
+from raykd.methods.standardised import Standardised
+from raykd.methods.tvd import TVD
+from raykd.methods.vid import VID
+from raykd.objective import STUDENT, Context
 from raykd.signals import LOGITS
 from raykd.sparse import Sparse
 from raykd.terms import Constant, CrossEntropy, Distill, DistillEnsemble, Uniform
 
-DIVERGENCES = [KL(), ReverseKL(), JensenShannon()]
-WEIGHTINGS = [Uniform()]
-TEMPERATURES = [Constant(1.0), Constant(4.0)]
+DIVERGENCES = [
+    KL(),
+    ReverseKL(),
+    JensenShannon(),
+    TVD(),
+    DKD(),
+    DIST(),
+    MLKD(),
+    Standardised(KL()),
+    Standardised(DIST()),
+]
+WEIGHTINGS = [Uniform(), EBKD(), CAMKD(), Best(), Worst(), RandomOne(), DropOne()]
+TEMPERATURES = [Constant(1.0), Constant(4.0), Linear(8.0, 1.0), CosineDecay(), CTKD(), CTKD(per="row")]
 TERMS = [
     CrossEntropy(),
     *[Distill(divergence, temperature=Constant(3.0)) for divergence in DIVERGENCES],
     DistillEnsemble(KL(), temperature=Constant(2.0)),
+    DistillEnsemble(KL(), CAMKD(), Constant(2.0), mixture=Probabilities()),
+    Distill(KL(), EBKD(), CTKD(per="row")),
+    CAMKDFeatures("logits"),
+    CRD(dim=4, negatives=20, tap="logits"),
+    ReviewKD(("logits",)),
 ]
 NAMES = ("a", "b", "c")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A divergence between activations, and the shapes of one row of those of a student and of a teacher."""
+
+    divergence: Features
+    student: tuple[int, ...]
+    teacher: tuple[int, ...]
+    by_order: bool = False
+    """Whether it says that the order of the rows matters."""
+
+    def context(self) -> Context:
+        """The shapes of what is observed."""
+        ours, theirs = self.divergence.student, self.divergence.teacher
+        shapes = {
+            STUDENT: {ours: ours.shape(lambda _: self.student)},
+            "a": {theirs: theirs.shape(lambda _: self.teacher)},
+        }
+        return Context(shapes, ("a",), classes=5, rows=100)
+
+    def __str__(self) -> str:
+        return str(self.divergence)
+
+
+FEATURES = [
+    Pair(FitNet(), (3, 8, 4), (5, 4, 8)),
+    Pair(FitNet("pooled"), (6,), (9,)),
+    Pair(FeatureMSE(), (5, 4, 4), (5, 8, 8)),
+    Pair(AttentionTransfer(), (3, 4, 4), (5, 4, 4)),
+    Pair(AttentionTransfer(size=2), (3, 4, 4), (5, 8, 8)),
+    Pair(NST(), (3, 4, 4), (5, 8, 8)),
+    Pair(SP(), (3, 4, 4), (5, 8, 8)),
+    Pair(SP(size=2), (3, 4, 4), (5, 8, 8)),
+    Pair(CC(), (6,), (9,), by_order=True),
+    Pair(CC("stage3"), (3, 4, 4), (5, 2, 2), by_order=True),
+    Pair(RKD(), (6,), (9,)),
+    Pair(PKT(), (6,), (9,)),
+    Pair(VID(), (3, 8, 8), (5, 4, 4)),
+    Pair(VID("pooled"), (6,), (9,)),
+]
 
 
 def topk_of(logits_BC: torch.Tensor, k: int = 3, taus: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0)) -> Sparse:

@@ -14,6 +14,7 @@ import pytest
 
 import raykd
 from raykd.objective import Divergence, SampleWeight, Temperature, Term, Weighting
+from raykd.terms import Mixture
 
 ROOT = Path(raykd.__file__).parent
 RAY = {"labeling.pool", "training.worker", "runtime.cluster"}
@@ -22,7 +23,7 @@ LAYERS = [  # each may import from those above it
     {"identity", "rng", "device", "signals", "sparse", "collective"},
     {"batch", "data", "models", "cache"},
     {"objective", "kept", "rebuild", "agreement"},
-    {"terms", "budget"},
+    {"terms", "budget", "features"},
     {"stage"},
     {"methods", "storage", "order"},
     {"answers", "origin"},
@@ -96,7 +97,7 @@ def test_importing_raykd_imports_neither_ray_nor_torchvision() -> None:
 def test_every_piece_of_a_method_names_its_source() -> None:
     for module in pkgutil.iter_modules([str(ROOT / "methods")]):
         found = importlib.import_module(f"raykd.methods.{module.name}")
-        kinds = (Divergence, Weighting, Temperature, Term, SampleWeight)
+        kinds = (Divergence, Weighting, Temperature, Term, SampleWeight, Mixture)
         pieces = [
             c
             for _, c in inspect.getmembers(found, inspect.isclass)

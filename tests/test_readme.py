@@ -7,6 +7,8 @@ import json
 import os
 import pkgutil
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +29,8 @@ from raykd.training import loop
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-EXAMPLE, METHOD, OWN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLE, METHOD, RECIPE, OWN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+WRITTEN = ("raykd/methods/hellinger.py", "jobs/hellinger.py")  # by whoever adds the method
 RAYS_OWN = {"--address", "--working-dir", "--runtime-env-json"}
 
 
@@ -76,30 +79,67 @@ def test_the_first_example_has_twelve_lines_and_runs(tmp_path: Path) -> None:
     assert all(0 < float(accuracy) <= 1 for accuracy in accuracies)
 
 
-def test_the_added_method_passes_the_laws_of_its_family(tmp_path: Path) -> None:
-    (tmp_path / "tvd.py").write_text(METHOD)
-    joins = "import laws, tvd\nlaws.DIVERGENCES.append(tvd.TVD())\nlaws.TERMS.append(laws.Distill(tvd.TVD()))\n"
-    (tmp_path / "joined.py").write_text(joins)
-    words = ["-m", "pytest", "tests/test_laws.py", "-p", "joined", "-k", "TVD or differ", "-p", "no:cacheprovider"]
-    done = python(*words, folder=ROOT, path=os.pathsep.join(map(str, (tmp_path, ROOT / "tests"))))
+@pytest.fixture(scope="module")
+def added(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, to which the method was added by what the README says and nothing else."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "raykd", folder / "raykd", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "jobs").mkdir()
+    for name, text in zip(WRITTEN, (METHOD, RECIPE), strict=True):
+        assert not (ROOT / name).exists()
+        (folder / name).write_text(text)
+    laws = folder / "tests" / "laws.py"
+    joined, times = re.subn(r"^(DIVERGENCES\b.*?= \[)", r"\1Hellinger(), ", laws.read_text(), flags=re.MULTILINE)
+    assert times == 1
+    (imported,) = re.findall(r"^from raykd\.methods.* import Hellinger$", RECIPE, re.MULTILINE)
+    laws.write_text(joined.replace("from raykd.signals", f"{imported}\nfrom raykd.signals", 1))
+    return folder
+
+
+def added_says(command: str, *more: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What the one command of the section that begins so prints in the copy."""
+    (line,) = [line for line in section("Add a method").splitlines() if line.startswith(command)]
+    words = shlex.split(re.split(r" {3,}", line)[0])
+    done = python("-m", *words, *more, folder=folder, path=str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None
-    assert int(passed[1]) >= 14
+    return done
 
 
-def test_the_added_method_is_half_the_distance_of_the_distributions_and_names_its_source(
+def test_the_added_method_passes_the_laws_of_its_family_and_names_its_source(added: Path) -> None:
+    done = added_says("pytest", "-p", "no:cacheprovider", "-vv", folder=added)
+    passed = [line for line in done.stdout.splitlines() if "PASSED" in line]
+    assert len([line for line in passed if "Divergence" in line and "Hellinger-dense" in line]) >= 7
+    assert len([line for line in passed if "TestTerm" in line and "Distill(Hellinger" in line]) >= 3
+    assert any("names_its_source" in line for line in passed)
+
+
+def test_the_added_method_distils_and_is_cited(added: Path) -> None:
+    storage = ["--storage", str(added / "storage")]
+    done = added_says("raykd run", "--json", *storage, folder=added)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "L = 0.1 * CrossEntropy + 0.9 * Distill(Hellinger, tau 4)" in done.stderr
+    assert found["label"] == "hellinger"
+    assert found["teacher_rows"]["teacher"] > 0
+    assert found["metrics"]["agreement"] > 0.5  # ten classes
+    again = added_says("raykd run", "--json", "--tau", "2", *storage, folder=added)
+    assert json.loads(again.stdout.splitlines()[-1])["teacher_rows"] == {"teacher": 0}
+    (source,) = re.findall(r"Source: (.*)", METHOD)
+    assert source in added_says("raykd cite", folder=added).stdout
+
+
+def test_the_added_method_is_one_less_the_overlap_of_the_distributions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "added_tvd.py").write_text(METHOD)
+    (tmp_path / "added_hellinger.py").write_text(METHOD)
     monkeypatch.syspath_prepend(tmp_path)
-    tvd = importlib.import_module("added_tvd").TVD
-    assert "Source:" in tvd.__doc__
+    hellinger = importlib.import_module("added_hellinger").Hellinger
     assert len(METHOD.splitlines()) <= 40
     student, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[-1.0, 0.0]])
-    expected = 9 * (torch.tensor(2 / 3).sigmoid() - torch.tensor(-1 / 3).sigmoid())
-    found = tvd()(student, teacher, torch.zeros(1, dtype=torch.long), torch.tensor([3.0]))
-    torch.testing.assert_close(found, expected[None])
+    q, p = (torch.tensor([z / 3, -z / 3]).sigmoid() for z in (2.0, -1.0))
+    found = hellinger()(student, teacher, torch.zeros(1, dtype=torch.long), torch.tensor([3.0]))
+    torch.testing.assert_close(found, 9 * (1 - (p * q).sqrt().sum())[None])
 
 
 def test_the_recipe_for_your_own_data_can_be_planned(tmp_path: Path) -> None:
@@ -130,7 +170,7 @@ def test_every_python_file_is_in_the_tree(folder: str) -> None:
 
 
 def test_every_file_that_the_text_names_exists() -> None:
-    named = set(re.findall(r"`([\w/]+\.py)`", README)) - {"own.py", "raykd/methods/tvd.py"}  # these two you write
+    named = set(re.findall(r"`([\w/]+\.py)`", README)) - {"own.py", *WRITTEN}  # these you write
     assert {name for name in named if not any((folder / name).exists() for folder in (ROOT, ROOT / "raykd"))} == set()
 
 

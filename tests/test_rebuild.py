@@ -28,7 +28,19 @@ from raykd.data import (
     Operation,
 )
 from raykd.identity import canonical
-from raykd.models import CNN, IMAGENET, MLP, VGG, Custom, MobileNetV2, Preprocess, ResNet, ShuffleNetV2, WideResNet
+from raykd.models import (
+    CNN,
+    IMAGENET,
+    MLP,
+    VGG,
+    Custom,
+    MobileNetV2,
+    Preprocess,
+    ResNet,
+    Reusing,
+    ShuffleNetV2,
+    WideResNet,
+)
 from raykd.rebuild import known, rebuild
 from raykd.signals import LOGITS, Signal
 
@@ -41,6 +53,7 @@ SPECS = [
     VGG(),
     MobileNetV2(),
     ShuffleNetV2(),
+    Reusing(CNN(width=4, shape=(1, 8, 8)), CNN(width=8, shape=(1, 8, 8)), reduction=4),
     IMAGENET,
     LOGITS,
     Signal("stage2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,12 @@ def test_a_number_depends_on_its_coordinates_alone(seed: int, ids: list[int]) ->
     together = rng.bits(seed, np.array(ids), 3)
     alone = [int(rng.bits(seed, one, 3)) for one in ids]
     assert together.tolist() == alone
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.lists(st.integers(0, 2**62), min_size=1, max_size=20))
+def test_numbers_drawn_where_tensors_lie_are_the_same(seed: int, ids: list[int]) -> None:
+    drawn = rng.bits_there(seed, torch.tensor(ids)[:, None], 3, torch.arange(4))
+    assert drawn.numpy().astype(np.uint64).tolist() == rng.bits(seed, np.array(ids)[:, None], 3, np.arange(4)).tolist()
 
 
 def test_coordinates_broadcast_and_their_order_matters() -> None:

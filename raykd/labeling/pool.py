@@ -191,7 +191,7 @@ class StreamedAnswers:
         count = max(1, RUN_ROWS * self._world // self._order.batch_size)
         runs = [
             {"epoch": epoch, "first": first, "last": min(first + count, self._order.steps)}
-            for epoch in range(start, self._stage.budget.trained)
+            for epoch in range(start, self._stage.budget.end)
             for first in range(0, self._order.steps, count)
         ]
         context = ray.data.DataContext.get_current().copy()

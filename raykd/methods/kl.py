@@ -34,14 +34,15 @@ def _log_softmax_BC(logits_BC: Tensor, tau_B: Tensor) -> Tensor:
     return (logits_BC.float() / tau_B[:, None]).log_softmax(-1)
 
 
-def _both_BY(student: Tensor, teacher: Teacher, tau_B: Tensor) -> tuple[Tensor, Tensor]:
+def both_BY(student: Tensor, teacher: Teacher, tau_B: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of student and teacher on the teacher's symbols."""
     if isinstance(teacher, Sparse):
         return teacher.student_log_probabilities(student, tau_B), teacher.log_probabilities(tau_B)
     return _log_softmax_BC(student, tau_B), _log_softmax_BC(teacher, tau_B)
 
 
-def _kl_B(log_p_BY: Tensor, log_q_BY: Tensor) -> Tensor:
+def kl_B(log_p_BY: Tensor, log_q_BY: Tensor) -> Tensor:
+    """KL(p, q) of log-probabilities. [B]"""
     return (log_p_BY.exp() * (log_p_BY - log_q_BY)).sum(-1)
 
 
@@ -56,8 +57,8 @@ class KL(Divergence):
 
     def __call__(self, student: Tensor, teacher: Teacher, labels_B: Tensor, tau_B: Tensor) -> Tensor:
         """[B]"""
-        log_q_BY, log_p_BY = _both_BY(student, teacher, tau_B)
-        return tau_B**2 * _kl_B(log_p_BY, log_q_BY)
+        log_q_BY, log_p_BY = both_BY(student, teacher, tau_B)
+        return tau_B**2 * kl_B(log_p_BY, log_q_BY)
 
     def __str__(self) -> str:
         return "KL"
@@ -74,8 +75,8 @@ class ReverseKL(Divergence):
 
     def __call__(self, student: Tensor, teacher: Teacher, labels_B: Tensor, tau_B: Tensor) -> Tensor:
         """[B]"""
-        log_q_BY, log_p_BY = _both_BY(student, teacher, tau_B)
-        return tau_B**2 * _kl_B(log_q_BY, log_p_BY)
+        log_q_BY, log_p_BY = both_BY(student, teacher, tau_B)
+        return tau_B**2 * kl_B(log_q_BY, log_p_BY)
 
     def __str__(self) -> str:
         return "ReverseKL"
@@ -92,9 +93,9 @@ class JensenShannon(Divergence):
 
     def __call__(self, student: Tensor, teacher: Teacher, labels_B: Tensor, tau_B: Tensor) -> Tensor:
         """[B]"""
-        log_q_BY, log_p_BY = _both_BY(student, teacher, tau_B)
+        log_q_BY, log_p_BY = both_BY(student, teacher, tau_B)
         log_mean_BY = torch.logaddexp(log_p_BY, log_q_BY) - math.log(2)
-        return tau_B**2 * (_kl_B(log_p_BY, log_mean_BY) + _kl_B(log_q_BY, log_mean_BY)) / 2
+        return tau_B**2 * (kl_B(log_p_BY, log_mean_BY) + kl_B(log_q_BY, log_mean_BY)) / 2
 
     def __str__(self) -> str:
         return "JensenShannon"

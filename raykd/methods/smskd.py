@@ -17,9 +17,9 @@ Shapes: T references, one; B batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -70,6 +70,16 @@ class Trust(Weighting):
 
     def __str__(self) -> str:
         return f"trust in {', '.join(self.of)}"
+
+
+Arm = Literal["anchored", "uniform", "trust", "sequential"]
+ARMS: Mapping[Arm, Mapping[str, Any]] = {
+    "anchored": {},
+    "uniform": {"weighting": None},
+    "trust": {"weighting": Trust},
+    "sequential": {"reference": 0.0},
+}
+"""The arms of an ablation, as what `anchored` is told: as published, all rows the same, the other direction, no reference."""
 
 
 def anchored(

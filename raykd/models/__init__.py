@@ -10,6 +10,8 @@
     ResNet  WideResNet  VGG      for images of 32x32        resnet.py  wrn.py  vgg.py
     MobileNetV2  ShuffleNetV2    light ones                 mobilenet.py  shufflenet.py
     TorchVision  Custom          written by others          foreign.py
+    Cohort                       several as one             cohort.py
+    Reusing                      a student with its teacher's classifier     reusing.py
 
 A new architecture is one file: a frozen dataclass with `body`, `stages` and `__str__`, and a line in the list of its laws.
 """
@@ -17,12 +19,14 @@ A new architecture is one file: a frozen dataclass with `body`, `stages` and `__
 from raykd.models import weights
 from raykd.models.architecture import Architecture
 from raykd.models.cnn import CNN
+from raykd.models.cohort import Cohort
 from raykd.models.foreign import Custom, TorchVision
 from raykd.models.mlp import MLP
 from raykd.models.mobilenet import MobileNetV2
 from raykd.models.network import Network
 from raykd.models.preprocess import IMAGENET, Preprocess
 from raykd.models.resnet import ResNet
+from raykd.models.reusing import Reusing
 from raykd.models.shufflenet import ShuffleNetV2
 from raykd.models.sizing import Size, size
 from raykd.models.vgg import VGG
@@ -34,11 +38,13 @@ __all__ = [
     "MLP",
     "VGG",
     "Architecture",
+    "Cohort",
     "Custom",
     "MobileNetV2",
     "Network",
     "Preprocess",
     "ResNet",
+    "Reusing",
     "ShuffleNetV2",
     "Size",
     "TorchVision",

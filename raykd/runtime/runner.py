@@ -253,7 +253,7 @@ class Runner(ABC):
             with self.display.bar(f"training {stage}", epochs) as advance:
 
                 def show(epoch: Epoch) -> None:
-                    self.display.line(epoch_line(epoch, epochs))
+                    self.display.line(epoch_line(epoch, stage.budget.end))
                     advance(1)
 
                 tally = self.train(job, show)

@@ -58,9 +58,9 @@ class Feed:
         """What this process read so far."""
         return self._answers.tally
 
-    def epoch(self, epoch: int) -> Generator[Feeding, None, None]:
-        """The batches of an epoch, on this process's device."""
-        with closing(ahead(self._prepared(epoch))) as prepared:
+    def epoch(self, epoch: int, losses: tuple[float, ...] = ()) -> Generator[Feeding, None, None]:
+        """The batches of an epoch, on this process's device; `losses` are those of the epochs before."""
+        with closing(ahead(self._prepared(epoch, losses))) as prepared:
             for each in prepared:
                 yield self._feeding(*each)
 
@@ -68,12 +68,12 @@ class Feed:
         """There will be no more epochs."""
         self._answers.close()
 
-    def _prepared(self, epoch: int) -> Generator[tuple[Sample, Asked, Any], None, None]:
+    def _prepared(self, epoch: int, losses: tuple[float, ...]) -> Generator[tuple[Sample, Asked, Any], None, None]:
         replica = self.order.replica(epoch)
         for step, positions in enumerate(self.order.epoch(epoch)):
             positions_B = positions[self.process.rank :: self.process.world]
             replicas_B: NDArray[np.int64] = np.full(len(positions_B), replica)
-            progress = Progress(epoch, self.epochs, step, self.steps)
+            progress = Progress(epoch, self.epochs, step, self.steps, losses)
             sample = self.view.batch(positions_B, replicas_B)
             asked = Asked(progress, positions_B, replicas_B, sample.inputs_B)
             yield sample, asked, self._answers.prepare(asked)

@@ -43,10 +43,11 @@ class Learner(nn.Module):
         return self
 
     def forward(self, inputs_B: Tensor, batch: Batch) -> Tensor:
-        """Observe the student, then compare."""
+        """Observe the student, then compare: in float32, whatever the student computed in."""
         taps = self.student(inputs_B, self.taps)
         student = {signal: signal.observe(taps) for signal in self.signals}
-        return self.criterion(replace(batch, student=student))  # type: ignore[no-any-return]
+        with torch.autocast(inputs_B.device.type, enabled=False):
+            return self.criterion(replace(batch, student=student))  # type: ignore[no-any-return]
 
 
 def build(stage: Stage, storage: Storage) -> Learner:

@@ -69,6 +69,11 @@ class Training:
         return network
 
     @property
+    def epoch(self) -> int:
+        """The next one."""
+        return self.job.stage.budget.start + len(self.history)
+
+    @property
     def best(self) -> float:
         """Best validation accuracy so far."""
         return max((epoch["val_top1"] for epoch in self.history), default=-1.0)
@@ -117,7 +122,7 @@ def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] 
     everything_observed = "logits" in training.learner.taps
     module = process.wrap(training.learner, unused=not everything_observed)
     with closing(Feed(job, process)) as feed:
-        for epoch in range(len(training.history), job.stage.budget.trained):
+        for epoch in range(training.epoch, job.stage.budget.end):
             record = _epoch(training, module, feed, epoch)
             best_before = training.best
             training.history.append(record)
@@ -136,7 +141,7 @@ def beginning(job: TrainingJob) -> Path:
     if (job.folder / "checkpoint.pt").exists():
         return job.folder
     budget = job.stage.budget
-    for until in range(budget.trained - 1, 0, -1):
+    for until in range(budget.end - 1, budget.start, -1):
         for kept in ("best", "last"):
             shorter = replace(job.stage, budget=replace(budget, until=until, keep=kept))
             if job.storage.result(shorter) is not None:
@@ -166,7 +171,8 @@ def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dic
     sums_K = torch.zeros(len(names), device=process.device)
     watch = _Watch(training, len(names))
     rate = 0.0
-    with closing(feed.epoch(epoch)) as feedings:
+    losses = tuple(float(record["loss"]) for record in training.history)
+    with closing(feed.epoch(epoch, losses)) as feedings:
         for feeding in feedings:
             rate = training.job.stage.budget.lr(feeding.batch.progress.epochs_done)
             with autocast(process.device, training.precision):
@@ -236,8 +242,8 @@ class _Watch:
 
 
 def _diverged(training: Training, what: str, step: int, rate: float) -> DivergedError:
-    epoch = len(training.history)
-    kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no checkpoint yet"
+    epoch = training.epoch
+    kept = f"the checkpoint of epoch {epoch} is kept" if training.history else "there is no checkpoint yet"
     return DivergedError(
         f"stage {training.job.stage}: {what} is not finite at step {step + 1} of epoch {epoch + 1}, learning rate {rate:.3g};"
         f" {kept}: lower the rate, warm up or clip"
@@ -275,11 +281,9 @@ def _keep(training: Training, *, improved: bool) -> None:
 
 def _save_network(training: Training, name: str) -> None:
     stage = training.job.stage
-    noted = {
-        "architecture": json.dumps(canonical(stage.student)),
-        "stage": fingerprint(stage),
-        **{"val_top1": str(epoch["val_top1"]) for epoch in training.history[-1:]},
-    }
+    noted = {"architecture": json.dumps(canonical(stage.student)), "stage": fingerprint(stage)}
+    if training.history:
+        noted["val_top1"] = str(training.history[-1]["val_top1"])
     weights.save(str(training.job.folder / f"{name}.safetensors"), training.network.body.state_dict(), noted)
 
 

@@ -19,10 +19,12 @@ from raykd.models import (
     MLP,
     VGG,
     Architecture,
+    Cohort,
     Custom,
     MobileNetV2,
     Preprocess,
     ResNet,
+    Reusing,
     ShuffleNetV2,
     TorchVision,
     WideResNet,
@@ -56,6 +58,9 @@ ZOO: list[Architecture] = [
     TorchVision("squeezenet1_1", classes=5, shape=(3, 64, 64)),
     TorchVision("resnet18", preprocess=IMAGENET),
     Custom(f"{__name__}:linear", {"inputs": 64, "outputs": 3}, classes=3, shape=(1, 8, 8)),
+    Reusing(CNN(4, shape=(1, 8, 8), preprocess=GREY), CNN(8, shape=(1, 8, 8))),
+    Reusing(VGG(8, shape=(1, 8, 8)), ResNet(8, shape=(1, 8, 8)), tap="stage5", reduction=4),
+    Cohort((CNN(4, shape=(1, 8, 8)), MLP((16,), shape=(1, 8, 8), preprocess=GREY))),
 ]
 every = pytest.mark.parametrize("architecture", ZOO, ids=lambda a: f"{a}-{'x'.join(map(str, a.shape))}")
 
