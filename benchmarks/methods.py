@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="these methods, beside plain distillation")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        dataset = Dataset(FashionMNIST(), FashionMNIST("test"), validation=0.01, limit=options.rows)
+        dataset = Dataset(FashionMNIST(), validation=0.005, holdout=0.005, limit=options.rows)
         stages = written(View(dataset), Path(folder))
         if options.only:
             stages = {name: stages[name] for name in dict.fromkeys(["kd", *options.only.split(",")])}

@@ -95,7 +95,7 @@ class Cached:
         """Opens the entries; raises `IncompleteEntry` for one that lacks rows, without `follow`."""
         readers = {
             name: {
-                each.signal: storage.reader(name, stage.teachers[name], stage.view, each, follow=self.follow).on(device)
+                each.signal: storage.reader(name, stage.teachers[name], stage.seen, each, follow=self.follow).on(device)
                 for each in kept
             }
             for name, kept in stage.kept.items()

@@ -1,4 +1,4 @@
-"""The bibliography of exactly what a stage uses: the `Source:` lines of the pieces in its graph.
+"""The bibliography of exactly what a stage uses: the `Source:` lines of the pieces in its graph, and of what wrote it.
 
 A class says its sources in its docstring; where it says none, its module speaks for it.
 """
@@ -20,7 +20,10 @@ def bibliography(stage: Stage) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for piece in pieces(stage):
         name = type(piece).__name__
-        for source in sources(type(piece)):
+        cited = [(name, source) for source in sources(type(piece))]
+        if isinstance(piece, Stage):
+            cited += [(module.rpartition(".")[2], source) for module in piece.cites for source in _of(module)]
+        for name, source in cited:
             if name not in found.setdefault(source, []):
                 found[source].append(name)
     return found
@@ -29,6 +32,10 @@ def bibliography(stage: Stage) -> dict[str, list[str]]:
 def sources(kind: type) -> list[str]:
     """The sources that a class names, each on one line."""
     own = SOURCE.findall(inspect.cleandoc(kind.__dict__.get("__doc__") or ""))
-    module = sys.modules.get(kind.__module__)
-    found = own or SOURCE.findall(inspect.cleandoc((module and module.__doc__) or ""))
+    return [" ".join(source.split()) for source in own] or _of(kind.__module__)
+
+
+def _of(module: str) -> list[str]:
+    """The sources that a module names."""
+    found = SOURCE.findall(inspect.cleandoc((sys.modules[module].__doc__ if module in sys.modules else "") or ""))
     return [" ".join(source.split()) for source in found]

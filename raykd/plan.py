@@ -61,7 +61,7 @@ class Step:
         """Epochs, over all trials, from which on labeling costs less than asking the teachers at every step."""
         if not isinstance(self.network, Stage) or not self.fillings or self.network.cache == "off":
             return None
-        return self.network.view.replicas
+        return self.network.seen.replicas
 
     @property
     def saving(self) -> float:
@@ -155,11 +155,11 @@ def _fillings(stage: Stage, storage: Storage) -> Iterator[Filling]:
             asked = _rows(stage) * stage.budget.trained
             yield Filling(name, teacher, asked, asked, bytes=0)
             continue
-        rows = missing = _rows(stage) * stage.view.replicas
+        rows = missing = _rows(stage) * stage.seen.replicas
         kept = stage.kept[name]
         if storage.digest(teacher) is not None:
             entries = storage.entries(name, teacher, stage.view, kept)
-            slots = {slot for entry in entries for slot in entry.absent(stage.view.replicas)}
+            slots = {slot for entry in entries for slot in entry.absent(stage.seen.replicas)}
             missing = sum(len(entries[0].positions(slot)) for slot in slots)
         # two signals may be kept as one: logits as the features under them, which are a signal too
         stored = {(each.stored, each.codec): each.bytes_per_row(teacher.architecture) for each in kept}

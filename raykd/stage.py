@@ -76,6 +76,8 @@ class Stage:
     frozen: tuple[str, ...] = ()
     """Parts of the student that stay as they start: module paths. Their batch norms do not follow the data either."""
     label: str = aside("")
+    cites: tuple[str, ...] = aside(())
+    """Modules whose sources it follows besides those of its pieces: the graph functions that wrote it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", way(self.cache))
@@ -91,6 +93,11 @@ class Stage:
     def architecture(self) -> Architecture:
         """What the stage yields a network of."""
         return self.student
+
+    @property
+    def seen(self) -> View:
+        """Its view, with no more replicas than its epochs come to see."""
+        return replace(self.view, replicas=min(self.view.replicas, max(self.budget.end, 1)))
 
     @property
     def needs(self) -> Needs:
@@ -127,10 +134,15 @@ class Stage:
             init=None,
             inherit={},
             frozen=(),
+            cites=(),
             budget=budget,
             cache=cache,
             label=label,
         )
+
+    def credited(self, module: str) -> Stage:
+        """The same stage, which cites a module as well."""
+        return replace(self, cites=tuple(dict.fromkeys((*self.cites, module))))
 
     def stored(self, folder: str) -> Stage:
         """The same stage, its in-memory rows laid down in `folder`, where workers on other machines can read them."""

@@ -40,7 +40,7 @@ def born_again(stage: Stage, generations: int, *, objective: Objective | Term = 
             frozen=(),
             seed=stage.seed + 1,
             label=_next(stage.label),
-        )
+        ).credited(__name__)
     return stage
 
 

@@ -38,7 +38,7 @@ def chain(
     first = _links(stage, above) + 1
     for number, (student, budget) in enumerate(zip(students, budgets, strict=True), first):
         above = link(stage, student, {**stage.teachers, name: above}, budget, number)
-    return replace(stage, teachers={**stage.teachers, name: above})
+    return replace(stage, teachers={**stage.teachers, name: above}).credited(__name__) if students else stage
 
 
 def link(

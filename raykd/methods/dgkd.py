@@ -52,7 +52,7 @@ def densely(stage: Stage, students: Sequence[Architecture]) -> Stage:
     for student in students:
         number = 1 + sum(name.startswith("link ") for name in stage.teachers)
         below = link(stage, student, stage.teachers, stage.budget, number)
-        stage = replace(stage, teachers={**stage.teachers, f"link {number}": below})
+        stage = replace(stage, teachers={**stage.teachers, f"link {number}": below}).credited(__name__)
     if unread := set(stage.teachers) - set(stage.needs):
         raise ValueError(
             f"the objective {stage.objective} does not read {', '.join(sorted(unread))}: name no teachers in it"

@@ -145,5 +145,7 @@ def _next_round(stages: Mapping[str, Stage], before: Mapping[str, Stage], name: 
     if others:
         own = objective.about(tuple(stage.teachers)) if stage.teachers else objective
         objective = own + Distill(KL(), temperature=Constant(1.0), teachers=tuple(sorted(others)))
-    teachers = {**stage.teachers, **others}
-    return replace(continued(before[name]), objective=objective, teachers=teachers, budget=budget, label=stage.label)
+    going_on = continued(before[name]).credited(__name__)
+    return replace(
+        going_on, objective=objective, teachers={**stage.teachers, **others}, budget=budget, label=stage.label
+    )

@@ -53,7 +53,8 @@ def progressive(stage: Stage, epochs: Sequence[int], *, parts: Sequence[int] = (
         label = f"{stage.label}/link {number}" if stage.label else ""
         link = replace(going_on, teachers={**stage.teachers, name: snapshot}, budget=budget, label=label)
         going_on = continued(link)
-    return replace(going_on, teachers=stage.teachers, budget=budgets[-1], label=stage.label)
+    last = replace(going_on, teachers=stage.teachers, budget=budgets[-1], label=stage.label)
+    return last.credited(__name__) if epochs else last
 
 
 def continued(stage: Stage) -> Stage:

@@ -34,9 +34,10 @@ from raykd.objective import Divergence, Objective
 from raykd.terms import Constant, CrossEntropy, Distill
 
 STAGES = ("stage1", "stage2", "stage3")
+HINTON = KL()
 
 
-def kd(alpha: float = 0.9, tau: float = 4.0, divergence: Divergence = KL()) -> Objective:
+def kd(alpha: float = 0.9, tau: float = 4.0, divergence: Divergence = HINTON) -> Objective:
     """Hinton et al., 2015; with another divergence of logits also reverse KL, Jensen-Shannon or total variation."""
     return (1 - alpha) * CrossEntropy() + alpha * Distill(divergence, temperature=Constant(tau))
 

@@ -93,9 +93,9 @@ def anchored(
 ) -> Stage:
     """After `stage`, one more stage for each objective, from the weights of the one before and anchored to it.
 
-    The objectives read the stage's teachers, and not the reference. `weighting` is made of the teachers' names; None: every row
-    is anchored the same. `budget` is that of each further stage; None: the stage's own. `reference=0` is sequential fine-tuning.
-    Of a stage that is anchored already, the reference is replaced.
+    The objectives read the stage's teachers, and not the reference. `weighting` is made of the teachers' names; None: every
+    row is anchored the same. `budget` is that of each further stage; None: the stage's own. `reference=0` is sequential
+    fine-tuning. Of a stage that is anchored already, the reference is replaced.
 
     Raises `ValueError` for a stage without teachers.
     """
@@ -113,7 +113,7 @@ def anchored(
             init=stage,
             budget=budget or stage.budget,
             label=f"{_first(stage.label)}, stage {number}" if stage.label else "",
-        )
+        ).credited(__name__)
     return stage
 
 
