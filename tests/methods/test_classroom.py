@@ -160,7 +160,7 @@ def test_without_its_parts_it_is_a_weighted_sum_of_plain_terms() -> None:
 
 @pytest.mark.parametrize("make", [Rank, KnowledgeFilter, Certainty, lambda per: Mentoring(per=per)])
 def test_another_reading_is_refused(make: type[Rank]) -> None:
-    with pytest.raises(ValueError, match="per='row' of .*: sample or batch would be right"):
+    with pytest.raises(ValueError, match=r"per='row' of .*: sample or batch would be right"):
         make(per="row")  # type: ignore[arg-type]
 
 
