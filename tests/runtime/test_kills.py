@@ -16,7 +16,7 @@ import pytest
 import tiny
 
 JOBS = str(Path(__file__).parents[1] / "tiny_jobs.py")
-REPLICAS, EPOCHS = 16, 12
+REPLICAS, EPOCHS = 12, 12
 
 
 def command(storage: Path, *words: str) -> list[str]:
