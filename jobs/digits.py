@@ -4,7 +4,8 @@
 
 The defaults of `kd` were chosen on the validation split, the learning rate so that it is near the best of the student alone as
 well as of the distilled one (`RESULTS.md`). With all rows for both there is little to gain: the student alone is good enough.
-The other methods have the weights of their papers, whatever suits digits best. What all of them share:
+The other methods have the weights of their papers, or smaller ones where those drown the labels: maps of 8x8 pixels and narrow
+networks are not what they were made for. What all methods share:
 
     epochs: passes over the student's rows
     lr: peak learning rate
@@ -30,7 +31,7 @@ from raykd.methods.mixture import Probabilities
 from raykd.methods.mutual import live_mutual, mutual, peer
 from raykd.methods.progressive import progressive as progressively
 from raykd.methods.simkd import simkd as reusing
-from raykd.methods.smskd import ARMS, Arm, anchored
+from raykd.methods.smskd import ARMS, anchored
 from raykd.methods.tvd import TVD
 from raykd.models import CNN
 
@@ -41,6 +42,7 @@ TEACHERS = (32, 24, 16)
 PEERS = (8, 12, 16, 8, 12, 16)
 
 Quality = Literal["mixed", "trained", "weak"]
+Arm = Literal["anchored", "uniform", "trust", "sequential", "joint"]
 
 
 def teacher(width: int = 32, epochs: int = 40, replicas: int = 8, seed: int = 0) -> Stage:
@@ -155,7 +157,7 @@ def standardised(
     return _distilled(published.standardised(weight, tau, labels), "standardised", epochs, lr, rows, seed)
 
 
-def mlkd(weight: float = 1.0, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
+def mlkd(weight: float = 0.1, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
     """Multi-level logit distillation (Jin et al., 2023): rows, batch and classes, at five temperatures.
 
     weight: of the teacher's term
@@ -177,7 +179,7 @@ def ctkd(
 
 
 def fitnet(
-    weight: float = 100.0, tap: str = "stage2", epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0
+    weight: float = 10.0, tap: str = "stage2", epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0
 ) -> Stage:
     """FitNets (Romero et al., 2015): activations in the middle, through an adapter.
 
@@ -187,7 +189,7 @@ def fitnet(
     return _distilled(published.fitnet(weight, tap), "fitnet", epochs, lr, rows, seed)
 
 
-def attention(weight: float = 1000.0, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
+def attention(weight: float = 10.0, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
     """Attention transfer (Zagoruyko and Komodakis, 2017): where the teacher looks.
 
     weight: of the teacher's terms, one for each stage
@@ -195,7 +197,7 @@ def attention(weight: float = 1000.0, epochs: int = 120, lr: float = 0.1, rows: 
     return _distilled(published.attention(weight), "attention", epochs, lr, rows, seed)
 
 
-def nst(weight: float = 50.0, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
+def nst(weight: float = 0.5, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
     """Neuron selectivity transfer (Huang and Wang, 2017): the patterns of the channels, as a distribution.
 
     weight: of the teacher's term
@@ -203,7 +205,7 @@ def nst(weight: float = 50.0, epochs: int = 120, lr: float = 0.1, rows: int = 10
     return _distilled(published.nst(weight), "nst", epochs, lr, rows, seed)
 
 
-def sp(weight: float = 3000.0, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
+def sp(weight: float = 300.0, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
     """Similarity preserving (Tung and Mori, 2019): which rows are alike.
 
     weight: of the teacher's term
@@ -220,7 +222,7 @@ def cc(weight: float = 0.02, epochs: int = 120, lr: float = 0.1, rows: int = 100
 
 
 def rkd(
-    distance: float = 25.0, angle: float = 50.0, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0
+    distance: float = 2.5, angle: float = 5.0, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0
 ) -> Stage:
     """Relational knowledge distillation (Park et al., 2019): distances and angles between rows.
 
@@ -230,7 +232,7 @@ def rkd(
     return _distilled(published.rkd(distance, angle), "rkd", epochs, lr, rows, seed)
 
 
-def pkt(weight: float = 30_000.0, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
+def pkt(weight: float = 300.0, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
     """Probabilistic knowledge transfer (Passalis and Tefas, 2018): how likely rows are each other's neighbours.
 
     weight: of the teacher's term
@@ -247,7 +249,7 @@ def vid(weight: float = 1.0, epochs: int = 120, lr: float = 0.1, rows: int = 100
 
 
 def crd(
-    weight: float = 0.8, negatives: int = 16_384, tau: float = 0.07,
+    weight: float = 0.3, negatives: int = 16_384, tau: float = 0.07,
     epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0,
 ) -> Stage:  # fmt: skip
     """Contrastive representation distillation (Tian et al., 2020): the same row told from others.
@@ -270,7 +272,7 @@ def review(
     return _distilled(published.review(weight, warmup), "review", epochs, lr, rows, seed)
 
 
-def simkd(reduction: int = 2, epochs: int = 120, lr: float = 0.1, rows: int = 100, seed: int = 0) -> Stage:
+def simkd(reduction: int = 2, epochs: int = 120, lr: float = 0.3, rows: int = 100, seed: int = 0) -> Stage:
     """SimKD (Chen et al., 2022): the last map through a projector, judged by the teacher's own classifier.
 
     reduction: the teacher's channels over those inside the projector
@@ -420,7 +422,7 @@ def classroom(
 
 
 def smskd(
-    first: str = "fitnet", then: str = "kd", arm: Arm | Literal["joint"] = "anchored", reference: float = 1.0,
+    first: str = "fitnet", then: str = "kd", arm: Arm = "anchored", reference: float = 1.0,
     tau: float = 4.0, epochs: int = 120, extra: int = 45, lr: float = 0.1, rows: int = 100, seed: int = 0,
 ) -> Stage:  # fmt: skip
     """SMSKD (Tian et al., 2026): one method after the other, each stage anchored to what the student was before it.
@@ -488,9 +490,7 @@ def _peers(count: int, quality: Quality, rows: int) -> dict[str, Stage]:
     if not 0 <= count <= len(PEERS):
         raise ValueError(f"peers={count}: 0 to {len(PEERS)} would be right")
     epochs = {"mixed": (120, 60, 30, 15, 8, 4), "trained": (120,) * 6, "weak": (8,) * 6}[quality]
-    return {
-        f"peer{i}": replace(student(PEERS[i], rows, epochs[i], seed=i + 1), label=f"peer{i}") for i in range(count)
-    }
+    return {f"peer{i}": replace(student(PEERS[i], rows, epochs[i], seed=i + 1), label=f"peer{i}") for i in range(count)}
 
 
 def _between(count: int) -> list[CNN]:

@@ -15,7 +15,7 @@ import torch
 from raykd import cli
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import laws` from any folder of tests
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")  # tests share two cores with nobody who must go first
 
 

@@ -16,7 +16,6 @@ import torch
 
 from raykd import recipes
 from raykd.models import MLP, weights
-from raykd.storage import Storage
 
 JOBS = str(Path(__file__).with_name("tiny_jobs.py"))
 ROOT = Path(__file__).parents[1]
@@ -56,7 +55,7 @@ def test_a_second_run_computes_nothing_and_another_temperature_asks_no_teacher(r
 
 
 def test_plan_shows_what_would_be_done_and_does_nothing(raykd: Any, tmp_path: Path) -> None:
-    found = raykd("plan", KD, "--json", "--replicas", "3")
+    found = raykd("plan", KD, "--json", "--replicas", "3", "--epochs", "3")
     assert found.json["teacher_rows"] == {"teacher": 3 * tiny.rows()}
     assert [step["label"] for step in found.json["steps"]] == ["tiny kd alone", "teacher", "tiny kd"]
     assert [step["done"] for step in found.json["steps"]] == [False] * 3
@@ -64,8 +63,8 @@ def test_plan_shows_what_would_be_done_and_does_nothing(raykd: Any, tmp_path: Pa
     assert found.json["steps"][2]["break_even_epochs"] == 3
     assert found.json["steps"][2]["training_flops"] > 0
     assert not (tmp_path / "storage").exists()
-    raykd("run", KD, "--local", "--replicas", "3")
-    assert [step["done"] for step in raykd("plan", KD, "--json", "--replicas", "3").json["steps"]] == [True] * 3
+    raykd("run", KD, "--local", "--replicas", "3", "--epochs", "3")
+    assert [step["done"] for step in raykd("plan", KD, "--json", "--replicas", "3", "--epochs", "3").json["steps"]] == [True] * 3
 
 
 def test_help_of_a_recipe_teaches_its_knobs(raykd: Any) -> None:
@@ -235,17 +234,3 @@ def test_a_wrong_knob_from_python_is_refused_like_one_on_the_command_line() -> N
     with pytest.raises(ValueError, match="epochs=True"):
         recipe.stage(epochs=True)
     assert recipe.stage(tau=3).objective == recipe.stage(tau=3.0).objective
-
-
-def test_every_recipe_of_the_jobs_can_be_planned_without_computing(tmp_path: Path) -> None:
-    from raykd.plan import plan
-
-    targets = [
-        f"{path}:{name}"
-        for path in sorted((ROOT / "jobs").glob("*.py"))
-        for name in recipes.names(recipes.load_file(path))
-    ]
-    assert len(targets) >= 6
-    for target in targets:
-        assert plan([recipes.load(target).stage()], Storage(tmp_path)).to_train
-    assert not list(tmp_path.rglob("*.safetensors"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -74,7 +74,8 @@ class Labeler:
     def __init__(self, labelings: Sequence[Labeling], device: torch.device):
         self.labelings = tuple(labelings)
         self.view = labelings[0].view
-        assert all(labeling.view == self.view for labeling in labelings), "a pool labels one view"
+        first, *others = (replace(labeling.view, replicas=1) for labeling in labelings)
+        assert all(view == first for view in others), "a pool labels one view, of each teacher so many replicas"
         self.entries = [labeling.entries() for labeling in labelings]
         self.device = device
         self._predictors: dict[int, Predictor] = {}

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -72,8 +72,7 @@ class Trust(Weighting):
         return f"trust in {', '.join(self.of)}"
 
 
-Arm = Literal["anchored", "uniform", "trust", "sequential"]
-ARMS: Mapping[Arm, Mapping[str, Any]] = {
+ARMS: Mapping[str, Mapping[str, Any]] = {
     "anchored": {},
     "uniform": {"weighting": None},
     "trust": {"weighting": Trust},

@@ -20,7 +20,6 @@ from raykd.cache import Slot
 from raykd.data import View
 from raykd.device import device
 from raykd.identity import fingerprint
-from raykd.kept import Kept
 from raykd.labeling.balance import queue
 from raykd.labeling.labeler import Labeled, Labeler, Labeling
 from raykd.labeling.live import Live
@@ -176,18 +175,18 @@ class Runner(ABC):
 
     def _labelings(self, stage: Stage, todo: Sequence[Stage]) -> list[Labeling]:
         """What the stage's teachers must say: also what later stages ask of them, so that they are asked once."""
-        kept: dict[str, dict[Kept, None]] = {}
-        seen = stage.seen
+        found = []
         for name, teacher in needed(stage).items():
-            for other in todo:
-                for alias, asked in needed(other).items():
-                    if other.cache != "off" and fingerprint([asked, other.view]) == fingerprint([teacher, stage.view]):
-                        kept.setdefault(name, {}).update(dict.fromkeys(other.kept[alias]))
-                        seen = max(seen, other.seen, key=lambda view: view.replicas)
-        return [
-            Labeling(name, self.storage.finished(teacher), seen, tuple(kept[name]), self.storage)
-            for name, teacher in needed(stage).items()
-        ]
+            asking = [
+                (other, alias)
+                for other in todo
+                for alias, asked in needed(other).items()
+                if other.cache != "off" and fingerprint([asked, other.view]) == fingerprint([teacher, stage.view])
+            ]
+            kept = dict.fromkeys(kept for other, alias in asking for kept in other.kept[alias])
+            seen = max((other.seen for other, _ in asking), key=lambda view: view.replicas)
+            found.append(Labeling(name, self.storage.finished(teacher), seen, tuple(kept), self.storage))
+        return found
 
     def _confirm(self, stage: Stage) -> None:
         """Whether what lies in the cache answers as its teacher did."""

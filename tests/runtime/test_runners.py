@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import ray
 import tiny
+from refusing import Refusing
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -245,19 +246,6 @@ def test_the_entry_is_right_though_every_third_call_fails(tmp_path: Path) -> Non
     for replica in range(12):
         found = reader.gather(np.full(tiny.rows(), replica), positions)
         assert (found - expected).abs().max() < 0.02
-
-
-class Refusing(Local):
-    """A runner that raises when it is asked to compute."""
-
-    def label(self, labelings: object, missing: object, *, beside: bool) -> Iterator[Any]:
-        raise AssertionError("asked to label")
-
-    def train(self, job: object, on_epoch: object) -> int:
-        raise AssertionError("asked to train")
-
-    def call(self, function: object, *arguments: object) -> Any:
-        raise AssertionError("asked to compute")
 
 
 def test_nothing_that_exists_is_asked_for_again(tmp_path: Path) -> None:
