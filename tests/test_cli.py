@@ -64,7 +64,9 @@ def test_plan_shows_what_would_be_done_and_does_nothing(raykd: Any, tmp_path: Pa
     assert found.json["steps"][2]["training_flops"] > 0
     assert not (tmp_path / "storage").exists()
     raykd("run", KD, "--local", "--replicas", "3", "--epochs", "3")
-    assert [step["done"] for step in raykd("plan", KD, "--json", "--replicas", "3", "--epochs", "3").json["steps"]] == [True] * 3
+    assert [step["done"] for step in raykd("plan", KD, "--json", "--replicas", "3", "--epochs", "3").json["steps"]] == [
+        True
+    ] * 3
 
 
 def test_help_of_a_recipe_teaches_its_knobs(raykd: Any) -> None:

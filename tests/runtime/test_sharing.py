@@ -19,7 +19,17 @@ REPLICAS = 12
 
 
 def start(storage: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "raykd", "run", f"{JOBS}:slow", "--replicas", str(REPLICAS), "--epochs", str(REPLICAS)]
+    command = [
+        sys.executable,
+        "-m",
+        "raykd",
+        "run",
+        f"{JOBS}:slow",
+        "--replicas",
+        str(REPLICAS),
+        "--epochs",
+        str(REPLICAS),
+    ]
     command += ["--storage", str(storage), "--no-baseline", "--json", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
