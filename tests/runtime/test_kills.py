@@ -80,7 +80,8 @@ def test_killed_twice_it_finishes_and_computes_no_committed_row_again(tmp_path: 
 
     undisturbed = finish(tmp_path / "undisturbed", "--local")
     assert undisturbed["teacher_rows"] == {"teacher": REPLICAS * tiny.rows()}
-    assert done["metrics"] == undisturbed["metrics"]
+    # the last digit depends on how many threads add up, which Ray decides for its workers
+    assert done["metrics"] == pytest.approx(undisturbed["metrics"], abs=1e-6)
 
 
 def test_the_rest_of_a_killed_labeling_is_what_was_not_committed(tmp_path: Path) -> None:
