@@ -4,7 +4,8 @@
          │                         ▲
          │                         └── weights.load_into(network, path)      weights.py  fit.py
          ├── taps(), tap_shape(tap), check_tap(tap), classifier              asked of a blueprint, without weights
-         └── size(architecture) ──► parameters, flops                        sizing.py
+         ├── size(architecture) ──► parameters, flops                        sizing.py
+         └── scaled(architecture, parameters), geometric(teacher, student, links)              scaling.py
 
     MLP  CNN                     small                      mlp.py  cnn.py
     ResNet  WideResNet  VGG      for images of 32x32        resnet.py  wrn.py  vgg.py
@@ -27,6 +28,7 @@ from raykd.models.network import Network
 from raykd.models.preprocess import IMAGENET, Preprocess
 from raykd.models.resnet import ResNet
 from raykd.models.reusing import Reusing
+from raykd.models.scaling import geometric, scaled
 from raykd.models.shufflenet import ShuffleNetV2
 from raykd.models.sizing import Size, size
 from raykd.models.vgg import VGG
@@ -49,6 +51,8 @@ __all__ = [
     "Size",
     "TorchVision",
     "WideResNet",
+    "geometric",
+    "scaled",
     "size",
     "weights",
 ]
