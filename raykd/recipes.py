@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from raykd.selection import Selection
 from raykd.stage import Stage
 
 SCALARS = (bool, int, float, str)
@@ -43,10 +44,10 @@ class Knob:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A function that writes a stage."""
+    """A function that writes a stage, or a selection of several."""
 
     target: str
-    function: Callable[..., Stage]
+    function: Callable[..., Stage | Selection]
 
     @property
     def summary(self) -> str:
@@ -65,16 +66,23 @@ class Recipe:
                 found[name] = Knob(name, kind, None if required else parameter.default, required, self._help(name))
         return found
 
-    def stage(self, **knobs: Any) -> Stage:
-        """The stage that it writes with these knobs.
+    def written(self, **knobs: Any) -> Stage | Selection:
+        """What it writes with these knobs: a stage, or several to select from.
 
         Raises `ValueError` for an unknown knob, a value of the wrong type, and whatever the recipe refuses.
         """
         for name, value in knobs.items():
             self._check(name, value)
         written = self.function(**knobs)
-        if not isinstance(written, Stage):
-            raise ValueError(f"the recipe {self.target} returned {written!r}: a Stage would be right")
+        if not isinstance(written, Stage | Selection):
+            raise ValueError(f"the recipe {self.target} returned {written!r}: a Stage or a Selection would be right")
+        return written
+
+    def stage(self, **knobs: Any) -> Stage:
+        """The stage that it writes with these knobs. Raises `ValueError` as `written` does, and for several to select from."""
+        written = self.written(**knobs)
+        if isinstance(written, Selection):
+            raise ValueError(f"the recipe {self.target} writes a Selection: `raykd run` makes one stage of it")
         return written
 
     def _check(self, name: str, value: Any) -> None:
@@ -122,7 +130,7 @@ def load(target: str) -> Recipe:
 
 
 def names(module: ModuleType) -> list[str]:
-    """The recipes of a module: its public functions that return a Stage."""
+    """The recipes of a module: its public functions that return a Stage or a Selection."""
     functions = inspect.getmembers(module, inspect.isfunction)
     return [name for name, f in functions if f.__module__ == module.__name__ and _writes_a_stage(f) and name[0] != "_"]
 
@@ -164,7 +172,7 @@ def _from_module(name: str) -> ModuleType:
 
 
 def _writes_a_stage(function: Callable[..., Any]) -> bool:
-    return function.__annotations__.get("return") in (Stage, "Stage", "raykd.Stage")
+    return function.__annotations__.get("return") in (Stage, "Stage", "raykd.Stage", Selection, "Selection")
 
 
 def _kind(hint: Any) -> type | tuple[Any, ...] | None:
