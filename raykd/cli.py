@@ -17,11 +17,11 @@ from raykd import recipes, report
 from raykd.cache import IncompleteEntry
 from raykd.cite import bibliography
 from raykd.cli_cache import cache as cache_commands
-from raykd.cli_options import CACHE, JSON, OUT, PRECISION, STORAGE, TARGET, OfTarget, knobs_of, print_json, stage_of
+from raykd.cli_options import CACHE, JSON, OUT, PRECISION, STORAGE, TARGET, OfTarget, knobs_of, print_json, selection_of
 from raykd.identity import fingerprint
 from raykd.labeling.placement import Actors
 from raykd.plan import plan as plan_of
-from raykd.runtime import Display, check_actors, evaluation, make_runner, open_storage
+from raykd.runtime import Display, check_actors, chosen, evaluation, make_runner, open_storage, resolve
 from raykd.stage import Stage
 from raykd.training.loop import DivergedError
 
@@ -52,13 +52,18 @@ def plan(
     ctx: click.Context, /, storage: str, precision: str, as_json: bool, cache: str, baseline: bool, **knobs: Any
 ) -> None:
     """Show what a run would do: stages, what exists, rows to compute, bytes, FLOPs. Computes nothing."""
-    stage = stage_of(ctx, knobs)
+    selection = selection_of(ctx, knobs)
     place = open_storage(storage, precision, cache=cache)
-    found = plan_of(_with_baseline(stage, baseline), place)
+    stage, *others = selection.candidates
+    found = plan_of([*_baseline(stage, baseline), *selection.candidates], place)
     OUT.print(report.plan_table(found))
     OUT.print(f"L = {stage.objective}", markup=False)
+    if others:
+        OUT.print(f"candidates: {', '.join(map(str, selection.candidates))}", markup=False, soft_wrap=True)
     if as_json:
-        print_json({"stage": fingerprint(stage), "label": str(stage), **found.as_json()})
+        candidates = [{"stage": fingerprint(each), "label": str(each)} for each in selection.candidates]
+        more = {"candidates": candidates} if others else {}
+        print_json({"stage": fingerprint(stage), "label": str(stage), **found.as_json(), **more})
 
 
 @cli.command(cls=OfTarget)
@@ -80,6 +85,10 @@ def plan(
     "--overlap/--no-overlap", default=None,
     help="Train on what is labeled while the rest still is; by default where teachers and student have GPUs of their own.",
 )  # fmt: skip
+@click.option(
+    "--parallel", type=click.IntRange(min=1), default=None, metavar="N",
+    help="Make so many stages at once that wait for none of each other; by default one for each GPU, or node, if it pays.",
+)  # fmt: skip
 @CACHE
 @click.option(
     "--on-missing", type=click.Choice(["compute", "wait", "error"]), default="compute", show_default=True,
@@ -95,22 +104,26 @@ def plan(
 @click.pass_context
 def run(
     ctx: click.Context, /, storage: str, precision: str, as_json: bool, local: bool, workers: int, actors: str,
-    teacher_gpus: tuple[str, ...], overlap: bool | None, cache: str, on_missing: Any, any_teacher: bool, verify_all: bool,
-    baseline: bool, **knobs: Any,
+    teacher_gpus: tuple[str, ...], overlap: bool | None, parallel: int | None, cache: str, on_missing: Any,
+    any_teacher: bool, verify_all: bool, baseline: bool, **knobs: Any,
 ) -> None:  # fmt: skip
     """Make the recipe's stage real: label, train, evaluate. What exists is not done again."""
-    stage = stage_of(ctx, knobs)
+    selection = selection_of(ctx, knobs)
     runner = make_runner(
-        storage, local=local, workers=workers, precision=precision, cache=cache, overlap=overlap,
-        actors=check_actors(_actors(actors, teacher_gpus), stage), on_missing=on_missing, any_teacher=any_teacher,
-        verify="all" if verify_all else "sample", display=Display(),
+        storage, local=local, workers=workers, precision=precision, cache=cache, overlap=overlap, parallel=parallel,
+        actors=check_actors(_actors(actors, teacher_gpus), *selection.candidates), on_missing=on_missing,
+        any_teacher=any_teacher, verify="all" if verify_all else "sample", display=Display(),
     )  # fmt: skip
     explained = [f"{knob.name} = {knobs[knob.name]}{knob.help and ': ' + knob.help}" for knob in knobs_of(ctx).values()]
+    stage, *others = selection.candidates
     runner.heading = (*explained, f"L = {stage.objective}")
-    trained = runner.run(*_with_baseline(stage, baseline))[-1]
+    trained = resolve(selection, runner, speculative=parallel or 1, beside=_baseline(stage, baseline))
+    if others:
+        OUT.print(report.candidates_table(selection, runner.storage))
     OUT.print(report.table(trained.stage, runner.storage))
     if as_json:
-        print_json(report.as_json(trained))
+        more = {"candidates": report.candidates_json(selection, runner.storage)} if others else {}
+        print_json({**report.as_json(trained), **more})
 
 
 @cli.command("eval", cls=OfTarget)
@@ -126,7 +139,8 @@ def evaluate(
     ctx: click.Context, /, storage: str, precision: str, as_json: bool, weights: str | None, **knobs: Any
 ) -> None:
     """Evaluate a network of the recipe's student on its validation and test splits."""
-    stage = stage_of(ctx, knobs)
+    selection = selection_of(ctx, knobs)
+    stage = chosen(selection, open_storage(storage)) or selection.candidates[0]
     found = evaluation(stage, storage, weights=weights, precision=precision)
     for name, value in found.items():
         OUT.print(f"{name:10} {value:.4f}")
@@ -139,7 +153,10 @@ def evaluate(
 @click.pass_context
 def cite(ctx: click.Context, /, **knobs: Any) -> None:
     """Print the sources of exactly what the recipe uses."""
-    for source, pieces in bibliography(stage_of(ctx, knobs)).items():
+    found: dict[str, list[str]] = {}
+    for stage in selection_of(ctx, knobs).candidates:
+        found |= bibliography(stage)
+    for source, pieces in found.items():
         click.echo(f"{source}  [{', '.join(pieces)}]")
 
 
@@ -197,9 +214,9 @@ def _actors(bounds: str, shares: Sequence[str]) -> Actors:
     return Actors(*numbers, gpus)
 
 
-def _with_baseline(stage: Stage, baseline: bool) -> list[Stage]:
-    """The stage, and before it the same student without teachers, to compare with."""
-    return [stage.alone(), stage] if baseline and stage.teachers else [stage]
+def _baseline(stage: Stage, baseline: bool) -> list[Stage]:
+    """The same student without teachers, to compare with."""
+    return [stage.alone()] if baseline and stage.teachers else []
 
 
 def _stop(message: str, code: int) -> None:

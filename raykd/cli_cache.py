@@ -21,7 +21,7 @@ from raykd.cache import Entry, SignalCache
 from raykd.cache.archive import Moved, export_entry, import_entry
 from raykd.cache.gc import Collection, collect
 from raykd.cache.pins import find, pin, unpin
-from raykd.cli_options import CACHE, JSON, OUT, STORAGE, OfTarget, print_json, stage_of
+from raykd.cli_options import CACHE, JSON, OUT, STORAGE, OfTarget, print_json, selection_of
 from raykd.origin import Origin, from_key, from_stage
 from raykd.probe import Probe, probe
 from raykd.runtime import open_storage
@@ -106,7 +106,7 @@ def verify(
     Exit code 1 if something was bad.
     """
     place = open_storage(storage, "float32", cache=cache)
-    origins = _origins(place, None if target is None else stage_of(ctx, knobs))
+    origins = _origins(place, [] if target is None else selection_of(ctx, knobs).candidates)
     known = [entry for entry in origins if entry.codec is not None]
     reports = [entry.verify() for entry in known]
     probes = [probe(entry, origins[entry], rows) for entry in known] if rows else []
@@ -209,15 +209,15 @@ def _cache(storage: str, cache: str) -> SignalCache:
     return open_storage(storage, "float32", cache=cache).cache
 
 
-def _origins(place: Storage, stage: Stage | None) -> dict[Entry, Callable[[], Origin]]:
-    """The entries to verify, and how to find out whom to ask about each."""
-    if stage is None:
+def _origins(place: Storage, stages: Sequence[Stage]) -> dict[Entry, Callable[[], Origin]]:
+    """The entries to verify, those of all the cache if no stages are named, and how to find out whom to ask about each."""
+    if not stages:
         return {entry: partial(from_key, entry, place) for entry in place.cache.entries()}
     found: dict[Entry, Callable[[], Origin]] = {
-        entry: partial(replace, origin) for entry, origin in from_stage(stage, place)
+        entry: partial(replace, origin) for stage in stages for entry, origin in from_stage(stage, place)
     }
     if not found:
-        raise ValueError(f"the cache {place.cache.place} has no entry that {stage} reads: run it first")
+        raise ValueError(f"the cache {place.cache.place} has no entry that {stages[0]} reads: run it first")
     return found
 
 

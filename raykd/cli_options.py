@@ -14,6 +14,7 @@ from rich.console import Console
 
 from raykd import recipes
 from raykd.device import PRECISIONS
+from raykd.selection import Selection
 from raykd.stage import Stage
 
 OUT = Console(width=None if sys.stdout.isatty() else 140)
@@ -105,13 +106,14 @@ CACHE = click.option(
 )  # fmt: skip
 
 
-def stage_of(ctx: click.Context, knobs: dict[str, Any]) -> Stage:
-    """The stage that the recipe writes with these knobs. Raises `ValueError` for a target that names none."""
+def selection_of(ctx: click.Context, knobs: dict[str, Any]) -> Selection:
+    """What the recipe writes with these knobs; a stage is a selection of one. Raises `ValueError` for no target."""
     recipe: recipes.Recipe | None = ctx.meta.get("recipe")
     if recipe is None:
         target = ctx.params["target"]
         raise ValueError(f"the target {target!r} names no recipe: write file.py:recipe or package.module:recipe")
-    return recipe.stage(**{name: value for name, value in knobs.items() if name in recipe.knobs})
+    written = recipe.written(**{name: value for name, value in knobs.items() if name in recipe.knobs})
+    return Selection((written,)) if isinstance(written, Stage) else written
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from raykd.identity import fingerprint
 from raykd.models import size
+from raykd.order import Order
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 
@@ -55,6 +56,13 @@ class Step:
         if self.done or isinstance(self.network, Pretrained):
             return 0
         return 3 * size(self.network.student).flops * _rows(self.network) * self.network.budget.trained
+
+    @property
+    def updates(self) -> int:
+        """Steps of the optimiser that are left to do; 0 when it is done."""
+        if self.done or isinstance(self.network, Pretrained):
+            return 0
+        return Order.of(self.network).steps * self.network.budget.trained
 
     @property
     def break_even(self) -> int | None:
@@ -111,6 +119,19 @@ def plan(stages: Sequence[Stage], storage: Storage) -> Plan:
 def needed(stage: Stage) -> dict[str, Stage | Pretrained]:
     """The teachers that some term of the stage reads."""
     return {name: teacher for name, teacher in stage.teachers.items() if name in stage.needs}
+
+
+def waits(stages: Sequence[Stage]) -> list[set[int]]:
+    """Of each stage, by place, which others must be done before: what it starts from, and a shorter part of its training."""
+    places = {fingerprint(stage): place for place, stage in enumerate(stages)}
+    before: dict[str, int] = {}
+    found = []
+    for place, stage in enumerate(stages):
+        above = {places.get(fingerprint(network)) for _, network in stage.networks()}
+        training = fingerprint(_to_the_end(stage))
+        found.append({each for each in (*above, before.get(training)) if each is not None})
+        before[training] = place
+    return found
 
 
 def _add_parents_first(network: Stage | Pretrained, found: dict[str, Stage | Pretrained]) -> None:

@@ -16,6 +16,8 @@ from raykd.identity import fingerprint
 from raykd.models import Architecture, size
 from raykd.plan import Plan, needed
 from raykd.runtime.runner import Trained
+from raykd.runtime.selecting import compared
+from raykd.selection import Selection
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 from raykd.training.evaluate import evaluated
@@ -82,6 +84,46 @@ def as_json(trained: Trained) -> dict[str, Any]:
         **counts.as_json(),
         "network": trained.weights,
     }
+
+
+def candidates_table(selection: Selection, storage: Storage) -> Table:
+    """What the candidates of a selection that were made came to."""
+    least = f"{selection.epsilon:g}{' of it' if selection.relative else ''}"
+    grid = Table(title=f"candidates: the next one must gain {least} {selection.metric}")
+    columns = ("links", "networks", "parameters", selection.metric, "gain", "seconds of training")
+    for column in ("candidate", *columns, ""):
+        grid.add_column(column, justify="left" if column in ("candidate", "networks", "") else "right")
+    for each in candidates_json(selection, storage):
+        grid.add_row(
+            each["label"],
+            str(each["links"]),
+            " > ".join(each["networks"]),
+            " ".join(f"{parameters:,}" for parameters in each["parameters"]),
+            f"{each['value']:.4f}",
+            "-" if each["gain"] is None else f"{each['gain']:+.4f}",
+            f"{each['seconds']:.1f}",
+            "taken" if each["taken"] else "",
+        )
+    return grid
+
+
+def candidates_json(selection: Selection, storage: Storage) -> list[dict[str, Any]]:
+    """`candidates` in the last line of `raykd run --json`, where a recipe writes a selection."""
+    return [
+        {
+            "stage": fingerprint(each.stage),
+            "label": str(each.stage),
+            "links": len(each.made) - 1,
+            "networks": [str(stage.student) for stage in each.made],
+            "parameters": [size(stage.student).parameters for stage in each.made],
+            "metric": selection.metric,
+            "value": each.value,
+            "gain": each.gain,
+            "seconds": each.seconds,
+            "taken": each.taken,
+        }
+        for each in compared(selection, storage)
+    ]
 
 
 def plan_table(plan: Plan) -> Table:

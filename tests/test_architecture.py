@@ -25,10 +25,12 @@ LAYERS = [  # each may import from those above it
     {"objective", "kept", "rebuild", "agreement"},
     {"terms", "budget", "features"},
     {"stage"},
+    {"selection"},
     {"methods", "storage", "order"},
     {"answers", "origin"},
     {"labeling", "training", "plan", "recipes", "cite", "probe"},
     {"runtime"},
+    {"search"},
     {"report"},
     {"cli", "cli_cache", "cli_options"},
 ]

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from raykd import Dataset, Pretrained, Stage, View
 from raykd.data import Arrays, Draws, Operation
+from raykd.methods.auto_chain import auto_chain
 from raykd.models import MLP
+from raykd.selection import Selection
 
 
 def kd(
@@ -103,3 +105,12 @@ def slow(replicas: int = 16, epochs: int = 12, tau: float = 2.0, seconds: float 
     """A distillation that takes long enough to be killed in the middle of labeling and of training."""
     written = tiny.student(tau=tau, epochs=epochs, replicas=replicas)
     return replace(written, view=replace(written.view, ops=(Slow(seconds),)), label="slow")
+
+
+def chained(most: int = 2, epsilon: float = 0.001, epochs: int = 2) -> Selection:
+    """A tiny distillation through as many links as it gains by.
+
+    epsilon: what one more link must gain
+    """
+    written = replace(tiny.student(epochs=epochs, replicas=1), student=MLP((4,), shape=tiny.SHAPE), label="chained")
+    return auto_chain(written, most, epsilon=epsilon)

@@ -1,8 +1,10 @@
 """Where labeling and training meet.
 
-runner.py     Runner: walks the plan.   Local: one process, no Ray
-cluster.py    Cluster: the same on Ray
-progress.py   what a person sees of it
+runner.py      Runner: walks the plan.   Local: one process, no Ray
+cluster.py     Cluster: the same on Ray
+pipeline.py    which stages are made at once, and which first
+selecting.py   several stages to choose from
+progress.py    what a person sees of it
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from raykd.labeling.placement import OTHERS, Actors
 from raykd.runtime.filling import OnMissing
 from raykd.runtime.progress import Display
 from raykd.runtime.runner import Local, Runner, Trained
+from raykd.runtime.selecting import chosen, resolve
+from raykd.selection import Selection
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 from raykd.training.evaluate import evaluate
@@ -30,8 +34,10 @@ __all__ = [
     "Runner",
     "Trained",
     "check_actors",
+    "chosen",
     "evaluation",
     "make_runner",
+    "resolve",
     "run",
 ]
 
@@ -40,7 +46,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def run(
-    stage: Stage,
+    stage: Stage | Selection,
     *,
     storage: str | Path = "storage",
     local: bool = False,
@@ -50,14 +56,16 @@ def run(
     any_teacher: bool = False,
     cache: str = "",
     overlap: bool | None = None,
+    parallel: int | None = None,
     actors: Actors = NONE_DECLARED,
     verify: Verify = "sample",
     quiet: bool = False,
 ) -> Trained:
-    """Make a stage real and return its network and metrics; what exists on the storage is not done again.
+    """Make a stage real, or one of several, and return its network and metrics; what exists on the storage is not done again.
 
     On Ray, or with `local=True` in this process. Raises `ValueError` for a mistake, before any work.
     """
+    selection = stage if isinstance(stage, Selection) else Selection((stage,))
     runner = make_runner(
         storage,
         local=local,
@@ -67,21 +75,22 @@ def run(
         any_teacher=any_teacher,
         cache=cache,
         overlap=overlap,
-        actors=check_actors(actors, stage),
+        parallel=parallel,
+        actors=check_actors(actors, *selection.candidates),
         verify=verify,
         display=Display(quiet),
     )
-    return runner.run(stage)[0]
+    return resolve(selection, runner, speculative=parallel or 1)
 
 
-def check_actors(actors: Actors, stage: Stage) -> Actors:
-    """The same; raises `ValueError` if it names a teacher that neither the stage has nor a stage before it."""
+def check_actors(actors: Actors, *stages: Stage) -> Actors:
+    """The same; raises `ValueError` if it names a teacher that neither the stages have nor a stage before them."""
     known: set[str] = {OTHERS}
-    stages = [stage]
-    while stages:
-        teachers = stages.pop().teachers
+    left = list(stages)
+    while left:
+        teachers = left.pop().teachers
         known |= set(teachers)
-        stages += [teacher for teacher in teachers.values() if isinstance(teacher, Stage)]
+        left += [teacher for teacher in teachers.values() if isinstance(teacher, Stage)]
     for name in set(actors.gpus) - known:
         has = f"the teachers are {', '.join(sorted(known - {OTHERS}))}" if len(known) > 1 else "there are no teachers"
         raise ValueError(f"GPUs are declared for the teacher {name!r}: {has}")
@@ -96,6 +105,7 @@ def make_runner(
     precision: str = "auto",
     cache: str = "",
     overlap: bool | None = None,
+    parallel: int | None = None,
     actors: Actors = NONE_DECLARED,
     **settings: Any,
 ) -> Runner:
@@ -106,6 +116,7 @@ def make_runner(
         asked = {
             f"workers={workers}": workers != 1,
             "overlap": bool(overlap),
+            f"parallel={parallel}": parallel not in (None, 1),
             "actors or GPUs of teachers": actors != NONE_DECLARED,
         }
         wrong = [name for name, found in asked.items() if found]
@@ -114,7 +125,7 @@ def make_runner(
         return Local(place, **settings)
     from raykd.runtime.cluster import Cluster  # here, because importing Ray takes a second that Local need not pay
 
-    return Cluster(place, workers=workers, overlap=overlap, actors=actors, **settings)
+    return Cluster(place, workers=workers, overlap=overlap, parallel=parallel, actors=actors, **settings)
 
 
 def evaluation(stage: Stage, storage: str | Path, *, weights: str | None, precision: str) -> dict[str, float]:

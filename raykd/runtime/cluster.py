@@ -12,15 +12,18 @@ import math
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from operator import add
+from threading import Lock
 from types import ModuleType
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import ray
+import torch
 from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.util.metrics import Counter
@@ -34,13 +37,18 @@ from raykd.labeling.labeler import Labeled, Labeling
 from raykd.labeling.live import Live
 from raykd.labeling.placement import Actors, pools
 from raykd.labeling.pool import Streamed, fill
+from raykd.plan import Step, waits
+from raykd.runtime.counts import Counts
 from raykd.runtime.filling import Missing
-from raykd.runtime.runner import Runner
+from raykd.runtime.pipeline import labeling_s, span, timetable, training_s
+from raykd.runtime.progress import Display, epoch_line
+from raykd.runtime.runner import Local, Runner
 from raykd.stage import Stage
+from raykd.storage import Storage
 from raykd.training.job import TrainingJob
-from raykd.training.loop import Epoch
+from raykd.training.loop import DivergedError, Epoch
 from raykd.training.metrics import Tail
-from raykd.training.worker import Workers, train_on
+from raykd.training.worker import RESTARTS, Workers, train_on
 
 T = TypeVar("T")
 
@@ -61,8 +69,18 @@ class Cluster(Runner):
     """What was declared of the teachers' actors."""
     overlap: bool | None = None
     """Whether students start while their teachers still fill the cache; None: where both have a GPU of their own."""
+    parallel: int | None = None
+    """How many stages that wait for none of each other are made at once; None: as many as there are GPUs, or nodes where there
+    are none, if that is expected to take less time than to give all of them to one stage after the other."""
     _own: bool = field(default=False, init=False)
     """Whether the cluster is this machine alone, started for this run."""
+
+    def __post_init__(self) -> None:
+        if self.workers > 1 and self.parallel not in (None, 1):
+            raise ValueError(
+                f"parallel={self.parallel} with workers={self.workers}: one of several stages at once is trained by one"
+                " worker; leave one of them out"
+            )
 
     def place(self, stage: Stage) -> Stage:
         """In-memory rows go to the storage: workers get a path. Pieces that are not installed travel with their code."""
@@ -114,6 +132,73 @@ class Cluster(Runner):
         if self.overlap is not None:
             return self.overlap
         return _resources()[1] > self.workers
+
+    def seats(self, steps: Sequence[Step]) -> int:
+        """Said by `parallel`; if not, by what is expected of these stages on this cluster."""
+        if self.parallel is not None:
+            return self.parallel
+        if self.workers > 1 or self.overlap is not None or self.actors != Actors():  # said for one stage at a time
+            return 1
+        seats = _resources()[1] or len(_nodes())
+        labeling, training = [labeling_s(step) for step in steps], [training_s(step) for step in steps]
+        stages = [step.network for step in steps if isinstance(step.network, Stage)]
+        turns = timetable(list(map(add, labeling, training)), waits(stages), seats)
+        # one after the other all seats label, and one trains
+        return seats if span(turns) < sum(labeling) / seats + sum(training) else 1
+
+    @contextmanager
+    def beside(self, seats: int, todo: Sequence[Stage]) -> Iterator[Callable[[Stage], None]]:
+        """Each stage is a task in which a runner without Ray makes it, on one device. A task asks for nothing more, so one that
+        waits for its place waits for another to end and for nothing else.
+        """
+        cpus, gpus = _resources()
+        threads = 1 if gpus else _threads(seats)
+        task = ray.remote(_make).options(
+            num_cpus=1 / math.ceil(seats / cpus),
+            num_gpus=1 / math.ceil(seats / gpus) if gpus else 0,
+            scheduling_strategy="SPREAD",
+            max_retries=RESTARTS,
+            runtime_env={"env_vars": _environment(threads)},
+        )
+        settings = {name: getattr(self, name) for name in ("on_missing", "any_teacher", "verify", "precision")}
+        running, lock, over = set[ray.ObjectRef[Any]](), Lock(), False
+
+        def make(stage: Stage) -> None:
+            if self.storage.result(stage) is not None:
+                return
+            self.announce(stage)
+
+            def show(epoch: Epoch) -> None:
+                self.display.line(f"  {stage}{epoch_line(epoch, stage.budget.end)}")
+
+            with lock:
+                if over:
+                    return
+                ref = task.remote(stage, todo, self.storage, threads, settings)
+                running.add(ref)
+            with Tail(self.storage.folder(stage) / "metrics.jsonl", show):
+                counts, mistake = ray.get(ref)
+            with lock:
+                running.remove(ref)
+                self._include(counts)
+            if mistake is not None:
+                self.display.line(f"  {stage} failed: {mistake}")
+                raise mistake
+
+        try:
+            yield make
+        finally:
+            with lock:
+                over = True
+                for ref in running:
+                    ray.cancel(ref, force=True)
+
+    def _include(self, counts: Counts) -> None:
+        """What was done elsewhere was done in this run."""
+        self.counts.merge(counts)
+        for phase, counted in counts.phases.items():
+            for what, amount in counted.items():
+                _metric(what).inc(amount, {"phase": phase})
 
     def live(self) -> Answers:
         """Actors beside the training, where both have a device; else in the training's own process."""
@@ -202,6 +287,19 @@ def _metric(what: str) -> Counter:
     return Counter(f"raykd_{what}", f"{what} of raykd's runs, by phase", tag_keys=("phase",))
 
 
+def _make(
+    stage: Stage, todo: Sequence[Stage], storage: Storage, threads: int, settings: Mapping[str, Any]
+) -> tuple[Counts, Exception | None]:
+    """Make a stage in this process. A mistake is returned: Ray would hand on its traceback, and try again in vain."""
+    torch.set_num_threads(threads)
+    runner = Local(storage, Display(quiet=True), **settings)
+    try:
+        runner.make(stage, todo)
+    except (ValueError, DivergedError, IncompleteEntry, OSError) as error:
+        return runner.counts, error
+    return runner.counts, None
+
+
 def _call(function: Callable[..., T], *arguments: object) -> T:
     return function(*arguments, device())
 
@@ -227,8 +325,13 @@ def _resources() -> tuple[int, int]:
 
 def _threads(workers: int) -> int:
     """Threads of each of so many training workers, if they spread over the nodes that have CPUs."""
-    nodes = [int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
+    nodes = _nodes()
     return max(1, min(nodes) // math.ceil(workers / len(nodes)))
+
+
+def _nodes() -> list[int]:
+    """CPUs of each node that has some."""
+    return [int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
 
 
 def _environment(threads: int) -> dict[str, str]:

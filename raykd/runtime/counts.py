@@ -31,6 +31,16 @@ class Counts:
         if amount:
             self.phases.setdefault(phase, Counter())[what] += amount  # type: ignore[assignment]
 
+    def merge(self, other: Counts) -> None:
+        """What another did, too. Seconds of what is done at once add up, so that phases may be longer than the total."""
+        self.teacher_rows += other.teacher_rows
+        self.preflight_rows += other.preflight_rows
+        self.cache_rows += other.cache_rows
+        self.seconds += other.seconds
+        for phase, counted in other.phases.items():
+            for what, amount in counted.items():
+                self.add(phase, what, amount)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time what the block does."""

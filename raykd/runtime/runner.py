@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -26,10 +27,11 @@ from raykd.labeling.live import Live
 from raykd.labeling.preflight import confirm, preflight, remembered
 from raykd.models import Network
 from raykd.models.weights import load_into
-from raykd.plan import needed, plan
+from raykd.plan import Step, needed, plan, waits
 from raykd.runtime.beside import Beside
 from raykd.runtime.counts import Counts
 from raykd.runtime.filling import Filling, Missing, OnMissing
+from raykd.runtime.pipeline import Pipeline, carry_out, labeling_s, training_s
 from raykd.runtime.progress import Display, epoch_line
 from raykd.signals import LOGITS
 from raykd.stage import Pretrained, Stage
@@ -78,24 +80,27 @@ class Runner(ABC):
     precision: str = "auto"
     """What students train in; auto: what suits the device."""
     heading: Sequence[str] = ()
-    """What to say first, once the plan stands."""
+    """What to say first, once the plan of the first run stands."""
     counts: Counts = field(default_factory=Counts)
 
     def run(self, *stages: Stage) -> list[Trained]:
         """Make the stages real, parents first.
 
-        Raises `ValueError` for a mistake, before any work; `DivergedError` for a loss that is not finite.
+        Raises `ValueError` for a mistake, before any work; `DivergedError` for a loss that is not finite. Where several stages
+        are made at once, an error of one is raised when those that do not wait for it are done.
         """
         with self.counts.phase("total"):
             with self.counts.phase("plan"):
                 self.storage.check()
                 stages = tuple(map(self.place, stages))
-                todo = plan(stages, self.storage).to_train
+                planned = plan(stages, self.storage)
+                steps = [step for step in planned.steps if isinstance(step.network, Stage) and not step.done]
             for line in self.heading:
                 self.display.line(line)
-            if todo:
+            self.heading = ()
+            if steps:
                 with self.session():
-                    self._make(todo)
+                    self._make(steps)
             return [self._trained(stage) for stage in stages]
 
     @abstractmethod
@@ -132,23 +137,55 @@ class Runner(ABC):
         """The same stage, readable wherever this runner works."""
         return stage
 
+    def seats(self, steps: Sequence[Step]) -> int:
+        """How many of these stages may be made at once."""
+        return 1
+
+    @contextmanager
+    def beside(self, seats: int, todo: Sequence[Stage]) -> Iterator[Callable[[Stage], None]]:
+        """How to make a stage beside others, on one of so many seats, in any thread; only where there are several.
+
+        What is being made when the block ends is ended too.
+        """
+        raise NotImplementedError
+        yield
+
     def count(self, phase: str, what: str, amount: float) -> None:
         """So much more of something in a phase."""
         self.counts.add(phase, what, amount)
 
-    def _make(self, todo: Sequence[Stage]) -> None:
+    def _make(self, steps: Sequence[Step]) -> None:
+        todo = [step.network for step in steps if isinstance(step.network, Stage)]
         for stage in todo:
             for name, teacher in needed(stage).items():
                 if isinstance(teacher, Pretrained):  # before anything long, also before other stages train
                     self._preflight(name, teacher, stage.view)
-        for stage in todo:
-            if self.storage.result(stage) is not None:  # by another run, meanwhile
-                continue
-            self.display.line(f"{stage}: {stage.student} on {stage.view.dataset}\n  L = {stage.objective}")
-            for name, teacher in needed(stage).items():
-                self._preflight(name, teacher, stage.view)
-                self._evaluate(name, self.storage.finished(teacher), stage.view)
-            self._teach(stage, todo)
+        seats = self.seats(steps)
+        if seats == 1:
+            for stage in todo:
+                self.make(stage, todo)
+            return
+        pipeline = Pipeline([labeling_s(step) + training_s(step) for step in steps], waits(todo), seats)
+        with ThreadPoolExecutor(seats) as threads, self.beside(seats, todo) as make:
+            carry_out(
+                pipeline,
+                begin=lambda place: threads.submit(make, todo[place]),
+                alone=lambda place: self.make(todo[place], todo),
+            )
+
+    def make(self, stage: Stage, todo: Sequence[Stage]) -> None:
+        """Make a stage real whose parents are. `todo`: all that will be made, because it may ask the same of its teachers."""
+        if self.storage.result(stage) is not None:  # by another run, meanwhile
+            return
+        self.announce(stage)
+        for name, teacher in needed(stage).items():
+            self._preflight(name, teacher, stage.view)
+            self._evaluate(name, self.storage.finished(teacher), stage.view)
+        self._teach(stage, todo)
+
+    def announce(self, stage: Stage) -> None:
+        """Say that a stage is begun."""
+        self.display.line(f"{stage}: {stage.student} on {stage.view.dataset}\n  L = {stage.objective}")
 
     def _teach(self, stage: Stage, todo: Sequence[Stage]) -> None:
         """Fill the cache and train the student: one after the other, or at the same time where both have a place."""
