@@ -12,15 +12,17 @@ Shapes: T teachers, B batch, C classes, K terms.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from raykd.batch import Batch
 from raykd.identity import fingerprint
+from raykd.shown import Shows, Total
 from raykd.signals import LOGITS, Observable
 
 STUDENT = "student"
@@ -142,6 +144,48 @@ class Temperature(Spec):
     def values(self) -> tuple[float, ...] | None:
         """All that it can be; None if only the training knows."""
         return None
+
+
+class Lookahead(Protocol):
+    """The student's next step before it is taken. What is computed of it leaves no trace in the training."""
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """All that the optimiser moves, by name."""
+        ...
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        ...
+
+    def training_loss(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The loss of the step's batch at these parameters: its mean over the processes is what they descend."""
+        ...
+
+    def validation_loss(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The student's cross-entropy on validation rows; its mean over the processes is that of all these rows."""
+        ...
+
+    def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The mean of each over the processes; no gradient flows through."""
+        ...
+
+
+class Tuned(nn.Module, ABC):
+    """A learned part of a criterion that validation rows move, instead of the optimiser: what it learns is in its buffers.
+
+    Before every so many of its steps, the training shows what the step would do.
+    """
+
+    every: int
+    """Steps between looks."""
+    rows: int
+    """Validation rows of a look, over all processes."""
+
+    @abstractmethod
+    def look(self, ahead: Lookahead) -> None:
+        """Move. Every process looks at the same moment, and must move alike."""
 
 
 class SampleWeight(Spec):
@@ -290,6 +334,12 @@ class Criterion(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Each term times its weight, for each row. [K, B]"""
         return torch.stack([(w(batch) if callable(w) else w) * term(batch) for w, term in self._terms])
+
+    def shown(self, total: Total) -> dict[str, Any]:
+        """What its learned pieces show of the epoch that is over, by their names; every worker must ask."""
+        pieces = [piece for piece in self.learned.values() if isinstance(piece, Shows)]
+        names = _distinct([piece.title for piece in pieces])
+        return {name: dict(piece.shown(total)) for name, piece in zip(names, pieces, strict=True)}
 
 
 def reads_logits(piece: Spec, teachers: Sequence[str]) -> bool:

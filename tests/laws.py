@@ -19,6 +19,7 @@ from raykd.methods.dist import DIST
 from raykd.methods.dkd import DKD
 from raykd.methods.ebkd import EBKD
 from raykd.methods.fitnet import FitNet
+from raykd.methods.hypergradient import Hypergradient
 from raykd.methods.kl import KL, JensenShannon, ReverseKL
 from raykd.methods.mixture import Probabilities
 from raykd.methods.mlkd import MLKD
@@ -50,7 +51,7 @@ DIVERGENCES = [
     Standardised(DIST()),
 ]
 WEIGHTINGS = [Uniform(), EBKD(), CAMKD(), Best(), Worst(), RandomOne(), DropOne()]
-TEMPERATURES = [Constant(1.0), Constant(4.0), Linear(8.0, 1.0), CosineDecay(), CTKD(), CTKD(per="row")]
+TEMPERATURES = [Constant(1.0), Constant(4.0), Linear(8.0, 1.0), CosineDecay(), CTKD(), CTKD(per="row"), Hypergradient()]
 TERMS = [
     CrossEntropy(),
     *[Distill(divergence, temperature=Constant(3.0)) for divergence in DIVERGENCES],

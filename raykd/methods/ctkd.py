@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from raykd.batch import Batch
 from raykd.objective import STUDENT, Compute, Context, Needs, Temperature
+from raykd.shown import Means, Total, rounded
 from raykd.signals import LOGITS
 
 Per = Literal["all", "row"]
@@ -63,7 +64,7 @@ class CTKD(Temperature):
 
     def build(self, context: Context) -> Compute:
         """theta, or the MLP that gives it."""
-        return _All(self) if self.per == "all" else _Row(self, context.classes)
+        return _All(self) if self.per == "all" else _Row(self, context.classes, context.teachers)
 
     def strength(self, epochs_done: float) -> float:
         """lambda, in [0, 1]."""
@@ -81,18 +82,22 @@ class CTKD(Temperature):
 class _All(nn.Module):
     def __init__(self, spec: CTKD):
         super().__init__()
-        self.spec = spec
+        self.spec, self.title = spec, str(spec)
         self.theta = nn.Parameter(torch.zeros(1, 1))
 
     def forward(self, batch: Batch, names: Sequence[str]) -> Tensor:
         """[1, 1]"""
         return self.spec.tau(self.theta, batch)
 
+    def shown(self, total: Total) -> dict[str, Any]:
+        """`tau` at the end of the epoch, which is every worker's."""
+        return {"tau": rounded(self.spec.base + self.spec.stretch * self.theta.detach().sigmoid().item())}
+
 
 class _Row(nn.Module):
-    def __init__(self, spec: CTKD, classes: int):
+    def __init__(self, spec: CTKD, classes: int, teachers: tuple[str, ...]):
         super().__init__()
-        self.spec = spec
+        self.spec, self.title, self.teachers, self.means = spec, str(spec), teachers, Means()
         last = nn.Linear(spec.hidden, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -102,7 +107,15 @@ class _Row(nn.Module):
         """[T, B]"""
         student_BC = batch.student[LOGITS].detach().float()
         pairs = [torch.cat([student_BC, batch.teachers[name][LOGITS].float()], -1) for name in names]  # type: ignore[union-attr]
-        return self.spec.tau(self.mlp(torch.stack(pairs)).squeeze(-1), batch)
+        tau_TB = self.spec.tau(self.mlp(torch.stack(pairs)).squeeze(-1), batch)
+        if self.training and tuple(names) == self.teachers:
+            self.means.add(tau_TB.T)
+        return tau_TB
+
+    def shown(self, total: Total) -> dict[str, Any]:
+        """The mean of `tau` over the rows of the epoch, of each teacher."""
+        _, of_all = self.means.taken(total)
+        return {"tau": dict(zip(self.teachers, of_all, strict=True))} if of_all else {}
 
 
 class _Reversed(torch.autograd.Function):

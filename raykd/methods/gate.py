@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 
 from raykd.batch import Batch
 from raykd.objective import STUDENT, Compute, Context, Needs, Objective, Term, Weighting
+from raykd.shown import Means, Total
 from raykd.signals import INPUT, LOGITS, Observable
 from raykd.terms import CrossEntropy, DistillEnsemble
 
@@ -67,17 +69,18 @@ class Gate(Weighting):
 
     def build(self, context: Context) -> Compute:
         """One for these teachers."""
-        return Attention(self, math.prod(context.shapes[STUDENT][self.of]), context.teachers)
+        return Attention(self, math.prod(context.shapes[STUDENT][self.of]), context.teachers, context.classes)
 
     def __str__(self) -> str:
         return f"gate on {self.of}"
 
 
 class Attention(nn.Module):
-    """A gate, built."""
+    """A gate, built. Of each epoch it shows what it gave to whom while training, dropout included."""
 
-    def __init__(self, gate: Gate, width: int, teachers: tuple[str, ...]):
+    def __init__(self, gate: Gate, width: int, teachers: tuple[str, ...], classes: int):
         super().__init__()
+        self.title, self.means = str(gate), Means(classes)
         self.of, self.teachers = gate.of, teachers
         self.embeddings_MD = nn.Parameter(torch.randn(len(teachers), gate.embedding))
         self.look = nn.Sequential(
@@ -88,7 +91,19 @@ class Attention(nn.Module):
     def forward(self, batch: Batch, names: Sequence[str]) -> Tensor:
         """[M, B], in the order of the names."""
         attention_BM = self.attention(batch.student[self.of].detach())
+        if self.training:
+            self.means.add(torch.cat([attention_BM, torch.special.entr(attention_BM).sum(1, True)], 1), batch.labels_B)
         return attention_BM.T[[self.teachers.index(name) for name in names]]
+
+    def shown(self, total: Total) -> dict[str, Any]:
+        """`weight` of each teacher by class and its `mean` over the rows; `entropy`: the mean of H(a), in nats."""
+        by_class, of_all = self.means.taken(total)
+        if not of_all:
+            return {}
+        *mean_M, entropy = of_all
+        columns = zip(*by_class, strict=True)
+        weight = {name: list(weight_C) for name, weight_C in zip(self.teachers, columns, strict=False)}
+        return {"weight": weight, "mean": dict(zip(self.teachers, mean_M, strict=True)), "entropy": entropy}
 
     def attention(self, seen: Tensor) -> Tensor:
         """[B, M], for what it looks at, [B, ...]; in the order of `teachers`."""

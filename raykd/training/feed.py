@@ -34,6 +34,16 @@ class Feeding:
     batch: Batch
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """This worker's share of some validation rows, as they are."""
+
+    inputs_B: Tensor
+    labels_B: Tensor
+    rows: int
+    """Of all workers together."""
+
+
 class Feed:
     """The batches that one process trains on. Opening it checks that what it will read is there."""
 
@@ -63,6 +73,14 @@ class Feed:
         with closing(ahead(self._prepared(epoch, losses))) as prepared:
             for each in prepared:
                 yield self._feeding(*each)
+
+    def held_out(self, first: int, rows: int) -> HeldOut:
+        """So many validation rows, or all if there are fewer: from the first one on, and around."""
+        there = len(self.view.dataset.split("validation"))
+        positions = (first + np.arange(min(rows, there))) % there
+        positions_B = positions[self.process.rank :: self.process.world]
+        sample = self.view.plain().batch(positions_B, np.zeros_like(positions_B), "validation")
+        return HeldOut(self._put(sample.inputs_B), self._put(sample.labels_B), len(positions))
 
     def close(self) -> None:
         """There will be no more epochs."""

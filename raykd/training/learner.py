@@ -16,7 +16,7 @@ from raykd.batch import Batch
 from raykd.kept import Head
 from raykd.models import Network
 from raykd.models.weights import load, load_into
-from raykd.objective import STUDENT, Context
+from raykd.objective import STUDENT, Context, Tuned
 from raykd.stage import Stage
 from raykd.storage import Storage
 
@@ -31,6 +31,7 @@ class Learner(nn.Module):
         self.signals = tuple(sorted(needs.get(STUDENT, ()), key=str))
         self.taps = tuple({tap: None for signal in self.signals for tap in signal.taps()})
         self.criterion = stage.objective.build(context)
+        self.tuned = tuple(part for part in self.criterion.modules() if isinstance(part, Tuned))
         self.frozen = [student.body.get_submodule(path) for path in stage.frozen]
         for module in self.frozen:
             module.requires_grad_(False)

@@ -37,6 +37,7 @@ from raykd.training.evaluate import answers, evaluate
 from raykd.training.feed import Feed
 from raykd.training.job import TrainingJob
 from raykd.training.learner import Learner, build
+from raykd.training.lookahead import look
 from raykd.training.process import Process
 
 Epoch = Mapping[str, Any]
@@ -175,6 +176,7 @@ def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dic
     with closing(feed.epoch(epoch, losses)) as feedings:
         for feeding in feedings:
             rate = training.job.stage.budget.lr(feeding.batch.progress.epochs_done)
+            look(training.learner, feed, feeding, rate)
             with autocast(process.device, training.precision):
                 terms_KB = module(feeding.inputs_B, feeding.batch)
             watch.look(terms_KB, feeding.batch.progress.step, rate)
@@ -182,6 +184,7 @@ def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dic
             sums_K += terms_KB.detach().sum(1)
     watch.report()
     terms_K = (process.sum(sums_K) / (feed.steps * feed.batch_size)).tolist()
+    shown = training.learner.criterion.shown(process.sum)
     trained = time.perf_counter() - started
     val_top1, val_nll = _validate(training)
     if not math.isfinite(val_nll):  # the last step did it
@@ -195,6 +198,7 @@ def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dic
         "val_nll": val_nll,
         "seconds": time.perf_counter() - started,
         "rows_per_second": feed.steps * feed.batch_size / trained,
+        **({"shown": shown} if shown else {}),
     }
 
 

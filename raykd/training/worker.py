@@ -6,7 +6,10 @@ Checkpoints and metrics lie on the storage already, so nothing is reported to Ra
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,11 +62,23 @@ def train_on(job: TrainingJob, workers: Workers, name: str) -> Tally:
             worker_runtime_env={"env_vars": dict(workers.environment)},  # type: ignore[call-arg]
         ),
     )
-    outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
+    with _interrupts():
+        outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
     shutil.rmtree(records / name, ignore_errors=True)  # Ray's own notes on a run that is over
     if "diverged" in outcome:
         raise DivergedError(outcome["diverged"])
     return Tally(**outcome)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C means afterwards what it did: Ray Train leaves a handler that asks a controller that is gone, and exits with 0."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _loop(config: dict[str, Any]) -> dict[str, Any]:
