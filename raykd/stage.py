@@ -121,7 +121,10 @@ class Stage:
             yield "init", self.init
 
     def alone(self) -> Stage:
-        """The same student with the labels only, at the same budget: what distillation is compared with."""
+        """The same student with the labels only, at the same budget: what distillation is compared with.
+
+        Where a method gave the student parts for the teacher's sake (`simkd`), it is the student without them.
+        """
         label = f"{self.label} alone" if self.label else ""
         # what continues others is compared with a whole training, and so is what is cut out of another network
         budget = replace(self.budget, start=0, until=self.budget.until or None)
@@ -129,6 +132,7 @@ class Stage:
         cache = "off" if self.cache == "off" else "auto"
         return replace(
             self,
+            student=self.student.plain,
             objective=1.0 * CrossEntropy(),
             teachers={},
             init=None,

@@ -12,24 +12,73 @@ Source: S. I. Mirzadeh, M. Farajtabar, A. Li, N. Levine, A. Matsukawa, H. Ghasem
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from raykd.budget import Budget
 from raykd.models import Architecture
+from raykd.selection import Selection
 from raykd.stage import Pretrained, Stage
 
+if TYPE_CHECKING:
+    from raykd.methods.auto_chain import Spacing
+    from raykd.models.scaling import Family
 
+Parts = Callable[[Architecture, Architecture], Mapping[str, str]]
+"""Of a link and its teacher: module path in the link -> that of the part in the teacher that it starts as."""
+
+
+@overload
 def chain(
-    stage: Stage, students: Sequence[Architecture], *, budgets: Sequence[Budget] = (), teacher: str = ""
-) -> Stage:
+    stage: Stage,
+    students: Sequence[Architecture],
+    *,
+    budgets: Sequence[Budget] = (),
+    teacher: str = "",
+    parts: Parts | None = None,
+) -> Stage: ...
+@overload
+def chain(
+    stage: Stage,
+    students: Literal["auto"],
+    *,
+    teacher: str = "",
+    most: int = 3,
+    epsilon: float = 0.001,
+    relative: bool = False,
+    metric: str = "val_top1",
+    family: Family = "student",
+    spacing: Spacing = "geometric",
+) -> Selection: ...
+def chain(
+    stage: Stage,
+    students: Sequence[Architecture] | Literal["auto"],
+    *,
+    budgets: Sequence[Budget] = (),
+    teacher: str = "",
+    parts: Parts | None = None,
+    **choice: Any,
+) -> Stage | Selection:
     """`stage`, with a chain of links between its teacher and its student, from large to small.
 
     `budgets`: of each link; empty: the stage's own. `teacher`: the one whose place the links take; empty: the only one. Other
-    teachers teach every link. No links are the stage itself.
+    teachers teach every link. `parts`: what of its teacher a link starts as, such as `models.pruning.parts`; None: nothing. No
+    links are the stage itself. "auto" is `auto_chain`, which takes the `choice`: chains of 0, 1, 2, ... links to select from.
 
-    Raises `ValueError` for a teacher that is not there or could be any of several, and for budgets that are not one a link.
+    Raises `ValueError` for a teacher that is not there or could be any of several, for budgets that are not one a link, and for
+    what only the other kind of chain takes.
     """
+    if isinstance(students, str):
+        if students != "auto" or budgets or parts:
+            raise ValueError(
+                f'students={students!r}: "auto" without budgets and parts, or a list of networks, would be right'
+            )
+        from raykd.methods.auto_chain import auto_chain  # here, because it is written with this function
+
+        return auto_chain(stage, teacher=teacher, **choice)
+    if choice:
+        raise ValueError(f'{", ".join(choice)} of a chain of given networks: students="auto" would be right')
     name = the_teacher(stage, teacher)
     budgets = tuple(budgets) or (stage.budget,) * len(students)
     if len(budgets) != len(students):
@@ -37,7 +86,10 @@ def chain(
     above = stage.teachers[name]
     first = _links(stage, above) + 1
     for number, (student, budget) in enumerate(zip(students, budgets, strict=True), first):
-        above = link(stage, student, {**stage.teachers, name: above}, budget, number)
+        inherit = (
+            {} if parts is None else {ours: (name, its) for ours, its in parts(student, above.architecture).items()}
+        )
+        above = replace(link(stage, student, {**stage.teachers, name: above}, budget, number), inherit=inherit)
     return replace(stage, teachers={**stage.teachers, name: above}).credited(__name__) if students else stage
 
 

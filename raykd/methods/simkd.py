@@ -54,6 +54,8 @@ class FeatureMSE(Features):
 def simkd(stage: Stage, *, tap: str = "stage3", teacher_tap: str = "stage3", reduction: int = 2) -> Stage:
     """The stage with SimKD's student, objective and classifier, all else as it was. The taps are those of the last maps.
 
+    `alone` of what comes back is that of the stage: the student as it was, without the teacher's classifier.
+
     Raises `ValueError` unless it has one teacher, and for parts inherited or frozen already: they are of another student. See
     `Reusing` for what networks have to be.
     """

@@ -5,7 +5,8 @@
          │                         └── weights.load_into(network, path)      weights.py  fit.py
          ├── taps(), tap_shape(tap), check_tap(tap), classifier              asked of a blueprint, without weights
          ├── size(architecture) ──► parameters, flops                        sizing.py
-         └── scaled(architecture, parameters), geometric(teacher, student, links)              scaling.py
+         ├── scaled(architecture, parameters), geometric(teacher, student, links)              scaling.py
+         └── shallower(architecture), parts(small, large)                    pruning.py
 
     MLP  CNN                     small                      mlp.py  cnn.py
     ResNet  WideResNet  VGG      for images of 32x32        resnet.py  wrn.py  vgg.py

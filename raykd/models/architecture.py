@@ -74,6 +74,11 @@ class Architecture(ABC):
         """The path of the linear layer whose output is the logits; None where there is no such layer."""
         return _classifier(self)
 
+    @property
+    def plain(self) -> Architecture:
+        """The network that is trained where nobody teaches: itself, unless parts of it serve a teacher."""
+        return self
+
     def build(self) -> Network:
         """The network, randomly initialised under torch's current generator, on torch's current device."""
         return Network(self, self.body())

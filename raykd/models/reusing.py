@@ -64,6 +64,11 @@ class Reusing(Architecture):
         """The student's."""
         return self.student.channels
 
+    @property
+    def plain(self) -> Architecture:
+        """The student, with a classifier of its own and no projector."""
+        return self.student.plain
+
     def body(self) -> nn.Module:
         """The student, the projector, global average and `classifier`."""
         parts = OrderedDict[str, nn.Module](student=_UpTo(self.student, self.tap))

@@ -10,8 +10,7 @@ channel of a CNN, a unit of an MLP's widest layer, a twentieth of MobileNetV2's 
 network or its whole width. Sizes within `NEAR` of the target count as met, and among those the depth decides that is nearest
 to the given one [interpretation]: who asks for fewer parameters does not ask for another shape.
 
-A pruned copy of a network is a narrower or shallower member of its own family: the architecture is pruned, and its weights are
-learned anew.
+A pruned copy of a network is a shallower member of its own family whose weights are the network's: see `pruning`.
 
 Source: Haase, da Silva, "HPM-KD", arXiv 2512.09886, 2025, progressive chain.
 """
@@ -30,12 +29,15 @@ from raykd.models.architecture import Architecture
 from raykd.models.cnn import CNN
 from raykd.models.mlp import MLP
 from raykd.models.mobilenet import MobileNetV2
+from raykd.models.pruning import shallower
 from raykd.models.resnet import ResNet
 from raykd.models.shufflenet import WIDTHS, ShuffleNetV2
 from raykd.models.sizing import size
 from raykd.models.vgg import CONVOLUTIONS, VGG
 from raykd.models.wrn import WideResNet
 
+Family = Literal["student", "teacher", "pruned"]
+"""Of the student, of the teacher, or shallower copies of the teacher."""
 NEAR = 0.02
 """Natural logarithm of the factor within which two sizes count as the same."""
 BLOCKS = 18
@@ -52,14 +54,15 @@ def scaled(architecture: Architecture, parameters: float) -> Architecture:
 
 
 def geometric(
-    teacher: Architecture, student: Architecture, links: int, *, family: Literal["student", "teacher"] = "student"
+    teacher: Architecture, student: Architecture, links: int, *, family: Family = "student"
 ) -> tuple[Architecture, ...]:
     """So many networks between a teacher and its student; all their sizes together are a geometric series.
 
-    They belong to the family of the student, or of the teacher; where both are of one, each knob stands between theirs. Sizes
-    fall strictly: what the family cannot tell from its neighbours is left out, so there may be fewer.
+    They belong to the family of the student, or of the teacher; where both are of one, each knob stands between theirs. Pruned
+    ones are the teacher with fewer layers. Sizes fall strictly: what the family cannot tell from its neighbours is left out, so
+    there may be fewer.
 
-    Raises `ValueError` for a student that is not smaller than its teacher, and for a family without knobs.
+    Raises `ValueError` for a student that is not smaller than its teacher, and for a family without knobs, or of one depth.
     """
     large, small = size(teacher).parameters, size(student).parameters
     if links < 0:
@@ -69,11 +72,14 @@ def geometric(
             f"the student {student} has {small:,} parameters and its teacher {teacher} {large:,}: it must be smaller"
         )
     start, other = (student, teacher) if family == "student" else (teacher, student)
-    lines = [_between(line, start, other) for line in _lines(start)] if type(start) is type(other) else _lines(start)
+    lines = _pruned(teacher) if family == "pruned" else _lines(start)
+    if family != "pruned" and type(start) is type(other):
+        lines = [_between(line, start, other) for line in lines]
+    lines = [line for line in lines if line]
     found: list[Architecture] = []
     above = large
-    for i in range(1, links + 1):
-        member = _nearest(start, large * (small / large) ** (i / (links + 1)), [line for line in lines if line])
+    for i in range(1, links + 1 if lines else 1):
+        member = _nearest(start, large * (small / large) ** (i / (links + 1)), lines)
         if small < _parameters(member) < above:
             found.append(member)
             above = _parameters(member)
@@ -116,6 +122,11 @@ def _nearest(start: Architecture, parameters: float, lines: Iterable[_Line]) -> 
     members = ((line.depth, member) for line in lines for member in line.around(parameters))
     depth, _ = _place(start)
     return min(members, key=lambda each: (max(off(each[1]), NEAR), abs(each[0] - depth), off(each[1])))[1]
+
+
+def _pruned(architecture: Architecture) -> list[_Line]:
+    members = shallower(architecture)
+    return [_Line(0, lambda place: members[place - 1], most=len(members))]
 
 
 def _between(line: _Line, one: Architecture, other: Architecture) -> _Line:

@@ -13,7 +13,8 @@ import tiny
 from raykd.cite import bibliography
 from raykd.identity import fingerprint
 from raykd.methods.auto_chain import auto_chain
-from raykd.models import MLP, Architecture, size
+from raykd.models import CNN, MLP, Architecture, size
+from raykd.models.pruning import parts, shallower
 from raykd.models.scaling import geometric
 from raykd.stage import Pretrained, Stage
 
@@ -84,6 +85,25 @@ def test_links_may_be_of_the_teachers_family() -> None:
     assert len(link.hidden) == 2
 
 
+def test_links_may_be_pruned_copies_that_start_from_the_layers_they_keep() -> None:
+    stage = replace(SMALL, teachers={"teacher": replace(tiny.teacher(), student=MLP((16,) * 4, shape=tiny.SHAPE))})
+    for links, candidate in enumerate(auto_chain(stage, 2, family="pruned").candidates):
+        assert not candidate.inherit  # the student starts as it did
+        link = candidate.teachers["teacher"]
+        for _ in range(links):
+            assert isinstance(link, Stage)
+            above = link.teachers["teacher"]
+            assert dict(link.inherit) == {
+                path: ("teacher", source) for path, source in parts(link.student, above.architecture).items()
+            }
+            link = above
+        assert link == stage.teachers["teacher"]
+    for spacing in ("geometric", "nested"):
+        (_, *linked) = auto_chain(stage, 3, family="pruned", spacing=spacing).candidates  # type: ignore[arg-type]
+        sizes = {size(each).parameters for candidate in linked for each in chained(candidate)[1:-1]}
+        assert sizes <= {size(each).parameters for each in shallower(MLP((16,) * 4, shape=tiny.SHAPE))}
+
+
 def test_chains_that_a_family_cannot_tell_apart_are_one_candidate() -> None:
     stage = replace(SMALL, student=MLP((30,), shape=tiny.SHAPE))  # of 32: one link at most
     assert [len(chained(candidate)) for candidate in auto_chain(stage, 3).candidates] == [2, 3]
@@ -120,6 +140,13 @@ def test_a_chain_cites_the_paper_and_the_stage_itself_does_not() -> None:
         (
             lambda: auto_chain(replace(SMALL, student=MLP((64,), shape=tiny.SHAPE))),
             "its teacher mlp32 .* must be smaller",
+        ),
+        (
+            lambda: auto_chain(
+                replace(SMALL, teachers={"teacher": replace(tiny.teacher(), student=CNN(16, shape=tiny.SHAPE))}),
+                family="pruned",
+            ),
+            "cnn16 is a CNN, which has one depth only: MLP, ResNet, VGG and WideResNet",
         ),
         (lambda: auto_chain(SMALL, metric="test_top1"), "metric='test_top1'"),
     ],

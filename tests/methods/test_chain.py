@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
+from safetensors.torch import load_file
 
 from raykd import Local
 from raykd.budget import SGD, Budget
 from raykd.identity import fingerprint
+from raykd.methods.auto_chain import auto_chain
 from raykd.methods.chain import chain
 from raykd.methods.kl import KL
-from raykd.models import MLP
+from raykd.models import CNN, MLP, ResNet
+from raykd.models.pruning import parts
 from raykd.plan import plan
 from raykd.runtime import Display
 from raykd.signals import LOGITS
 from raykd.stage import Stage
 from raykd.storage import Storage
 from raykd.terms import Constant, Distill
+from raykd.training.learner import build
 
 LARGE, SMALL = MLP((24,), shape=tiny.SHAPE), MLP((20,), shape=tiny.SHAPE)
 
@@ -143,3 +149,66 @@ def test_an_objective_that_names_its_teacher_is_about_each_links_own() -> None:
     last = chain(stage, [LARGE])
     assert last.needs["teacher"] == {LOGITS}
     assert last.teachers["teacher"].label == ""
+
+
+def test_an_automatic_chain_is_asked_for_by_its_name() -> None:
+    stage = replace(tiny.student(), student=MLP((4,), shape=tiny.SHAPE))
+    assert chain(stage, "auto") == auto_chain(stage)
+    found = chain(stage, students="auto", epsilon=0.5, most=1, relative=True, spacing="nested", teacher="teacher")
+    assert found == auto_chain(stage, 1, epsilon=0.5, relative=True, spacing="nested", teacher="teacher")
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda: chain(tiny.student(), "two"), "students='two': \"auto\" without budgets and parts, or a list"),  # type: ignore[call-overload]
+        (lambda: chain(tiny.student(), "auto", budgets=[Budget(1)]), "students='auto'"),  # type: ignore[call-overload]
+        (lambda: chain(tiny.student(), "auto", parts=parts), "students='auto'"),  # type: ignore[call-overload]
+        (
+            lambda: chain(tiny.student(), [LARGE], epsilon=0.1, most=2),  # type: ignore[call-overload]
+            'epsilon, most of a chain of given networks: students="auto" would be right',
+        ),
+        (lambda: chain(tiny.student(), [SMALL], parts=parts), "mlp20 is no shallower copy of mlp32"),
+    ],
+)
+def test_what_only_the_other_kind_of_chain_takes_is_refused(write: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        write()
+
+
+def test_links_start_as_the_parts_of_their_teachers_that_are_named(tmp_path: Path) -> None:
+    """Bit for bit, of a teacher that was trained, in a family with blocks."""
+    above = replace(
+        tiny.teacher(epochs=1),
+        student=ResNet(26, shape=tiny.SHAPE),
+        budget=Budget(1, batch_size=64, optimiser=SGD(0.1)),
+    )
+    stage = replace(
+        tiny.student(replicas=1), student=CNN(2, shape=tiny.SHAPE), teachers={"teacher": above}, budget=above.budget
+    )
+    last = chain(stage, [ResNet(20, shape=tiny.SHAPE), ResNet(14, shape=tiny.SHAPE)], parts=parts)
+    second = last.teachers["teacher"]
+    assert isinstance(second, Stage)
+    first = second.teachers["teacher"]
+    assert isinstance(first, Stage)
+    assert dict(last.inherit) == {}
+    storage = Storage(tmp_path)
+    Local(storage, Display(quiet=True), any_teacher=True).run(first)
+    for link, teacher in ((first, above), (second, first)):  # each starts from the one above it, as that was trained
+        theirs = load_file(storage.weights(teacher))
+        ours = build(link, storage).student.body.state_dict()
+        found = set()
+        for path, source in parts(link.student, teacher.student).items():
+            for name in (each for each in ours if each.startswith(f"{path}.")):
+                assert torch.equal(ours[name], theirs[source + name.removeprefix(path)]), name
+                found.add(name)
+        assert found == set(ours)
+
+
+def test_what_a_link_starts_as_is_part_of_what_it_is() -> None:
+    deep = replace(tiny.teacher(), student=MLP((16, 16, 16), shape=tiny.SHAPE))
+    stage = replace(tiny.student(), student=MLP((4,), shape=tiny.SHAPE), teachers={"teacher": deep})
+    sizes = [MLP((16, 16), shape=tiny.SHAPE)]
+    assert fingerprint(chain(stage, sizes)) != fingerprint(chain(stage, sizes, parts=parts))
+    pruned = chain(chain(stage, sizes, parts=parts), [MLP((16,), shape=tiny.SHAPE)], parts=parts)
+    assert fingerprint(pruned) == fingerprint(chain(stage, [*sizes, MLP((16,), shape=tiny.SHAPE)], parts=parts))

@@ -96,6 +96,12 @@ def test_a_stage_becomes_one_with_the_teachers_classifier_and_is_otherwise_as_it
     assert all(getattr(found, name) == getattr(stage, name) for name in same)
 
 
+def test_it_is_compared_with_the_student_as_it_was() -> None:
+    stage = replace(plain(), seed=7, label="mine", cache="off")
+    assert simkd(stage).alone() == stage.alone()
+    assert simkd(stage).alone().student == stage.student
+
+
 def test_taps_and_reduction_are_handed_on() -> None:
     stage = replace(plain(), student=VGG(8, shape=tiny.SHAPE))
     found = simkd(stage, tap="stage5", reduction=4)
