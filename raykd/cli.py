@@ -1,4 +1,4 @@
-"""The command line: raykd plan | run | eval | cite | cache. A recipe's keyword arguments are its options.
+"""The command line: raykd plan | run | search | eval | cite | cache. A recipe's keyword arguments are its options.
 
     raykd run jobs/digits.py:kd --tau 2 --storage /shared/raykd
 
@@ -15,14 +15,33 @@ import click
 
 from raykd import recipes, report
 from raykd.cache import IncompleteEntry
-from raykd.cite import bibliography
+from raykd.cite import bibliography, sources
 from raykd.cli_cache import cache as cache_commands
-from raykd.cli_options import CACHE, JSON, OUT, PRECISION, STORAGE, TARGET, OfTarget, knobs_of, print_json, selection_of
+from raykd.cli_options import (
+    CACHE,
+    JSON,
+    OUT,
+    PRECISION,
+    STORAGE,
+    TARGET,
+    OfTarget,
+    as_selection,
+    knobs_of,
+    print_json,
+    returned_of,
+)
+from raykd.cli_search import search as search_command
 from raykd.identity import fingerprint
 from raykd.labeling.placement import Actors
 from raykd.plan import plan as plan_of
 from raykd.runtime import Display, check_actors, chosen, evaluation, make_runner, open_storage, resolve
+from raykd.search.adapting import compared, settled
+from raykd.search.adapting import resolve as adapt
+from raykd.search.adaptive import Adaptive
+from raykd.search.remember import remember
+from raykd.selection import Selection
 from raykd.stage import Stage
+from raykd.storage import Storage
 from raykd.training.loop import DivergedError
 
 BASELINE = click.option(
@@ -52,17 +71,28 @@ def plan(
     ctx: click.Context, /, storage: str, precision: str, as_json: bool, cache: str, baseline: bool, **knobs: Any
 ) -> None:
     """Show what a run would do: stages, what exists, rows to compute, bytes, FLOPs. Computes nothing."""
-    selection = selection_of(ctx, knobs)
+    returned = returned_of(ctx, knobs)
     place = open_storage(storage, precision, cache=cache)
+    tried = compared(returned, place) if isinstance(returned, Adaptive) else []
+    selection = _selection(returned, place)
     stage, *others = selection.candidates
-    found = plan_of([*_baseline(stage, baseline), *selection.candidates], place)
+    short = [each.stage for each in tried]
+    found = plan_of([*short, *_baseline(stage, baseline), *selection.candidates], place)
     OUT.print(report.plan_table(found))
     OUT.print(f"L = {stage.objective}", markup=False)
+    if isinstance(returned, Adaptive):
+        OUT.print(report.proposals_table(tried))
+        if not any(each.taken for each in tried):
+            many = f"{returned.proposals} to {returned.most} short runs of {returned.epochs} epochs"
+            OUT.print(f"manager: {many}, then the best of them in full; shown is the published configuration")
     if others:
         OUT.print(f"candidates: {', '.join(map(str, selection.candidates))}", markup=False, soft_wrap=True)
     if as_json:
         candidates = [{"stage": fingerprint(each), "label": str(each)} for each in selection.candidates]
-        more = {"candidates": candidates} if others else {}
+        more: dict[str, Any] = {"candidates": candidates} if others else {}
+        if isinstance(returned, Adaptive):
+            short_runs = {"least": returned.proposals, "most": returned.most, "epochs": returned.epochs}
+            more |= {"proposals": report.proposals_json(tried), "short_runs": short_runs}
         print_json({"stage": fingerprint(stage), "label": str(stage), **found.as_json(), **more})
 
 
@@ -108,21 +138,35 @@ def run(
     any_teacher: bool, verify_all: bool, baseline: bool, **knobs: Any,
 ) -> None:  # fmt: skip
     """Make the recipe's stage real: label, train, evaluate. What exists is not done again."""
-    selection = selection_of(ctx, knobs)
+    returned = returned_of(ctx, knobs)
+    selection = _selection(returned)
     runner = make_runner(
         storage, local=local, workers=workers, precision=precision, cache=cache, overlap=overlap, parallel=parallel,
         actors=check_actors(_actors(actors, teacher_gpus), *selection.candidates), on_missing=on_missing,
         any_teacher=any_teacher, verify="all" if verify_all else "sample", display=Display(),
     )  # fmt: skip
     explained = [f"{knob.name} = {knobs[knob.name]}{knob.help and ': ' + knob.help}" for knob in knobs_of(ctx).values()]
-    stage, *others = selection.candidates
+    stage = selection.candidates[0]
     runner.heading = (*explained, f"L = {stage.objective}")
-    trained = resolve(selection, runner, speculative=parallel or 1, beside=_baseline(stage, baseline))
+    if isinstance(returned, Adaptive):
+        trained = adapt(returned, runner, speculative=parallel or 1, baseline=baseline)
+        selection = _selection(returned, runner.storage)
+        OUT.print(report.proposals_table(compared(returned, runner.storage)))
+    else:
+        trained = resolve(selection, runner, speculative=parallel or 1, beside=_baseline(stage, baseline))
+        remember(ctx.meta["recipe"], {name: knobs[name] for name in knobs_of(ctx)}, trained, runner.storage)
+    others = list(selection.candidates[1:])
     if others:
         OUT.print(report.candidates_table(selection, runner.storage))
     OUT.print(report.table(trained.stage, runner.storage))
+    shown = report.shown(trained.stage, runner.storage)
+    for table in report.shown_tables(shown):
+        OUT.print(table)
     if as_json:
-        more = {"candidates": report.candidates_json(selection, runner.storage)} if others else {}
+        more: dict[str, Any] = {"candidates": report.candidates_json(selection, runner.storage)} if others else {}
+        more |= {"shown": shown[-1]} if shown else {}
+        if isinstance(returned, Adaptive):
+            more |= {"proposals": report.proposals_json(compared(returned, runner.storage))}
         print_json({**report.as_json(trained), **more})
 
 
@@ -139,8 +183,9 @@ def evaluate(
     ctx: click.Context, /, storage: str, precision: str, as_json: bool, weights: str | None, **knobs: Any
 ) -> None:
     """Evaluate a network of the recipe's student on its validation and test splits."""
-    selection = selection_of(ctx, knobs)
-    stage = chosen(selection, open_storage(storage)) or selection.candidates[0]
+    place = open_storage(storage)
+    selection = _selection(returned_of(ctx, knobs), place)
+    stage = chosen(selection, place) or selection.candidates[0]
     found = evaluation(stage, storage, weights=weights, precision=precision)
     for name, value in found.items():
         OUT.print(f"{name:10} {value:.4f}")
@@ -153,14 +198,20 @@ def evaluate(
 @click.pass_context
 def cite(ctx: click.Context, /, **knobs: Any) -> None:
     """Print the sources of exactly what the recipe uses."""
+    returned = returned_of(ctx, knobs)
     found: dict[str, list[str]] = {}
-    for stage in selection_of(ctx, knobs).candidates:
-        found |= bibliography(stage)
+    for stage in _selection(returned).candidates:
+        for source, pieces in bibliography(stage).items():
+            found[source] = list(dict.fromkeys([*found.get(source, []), *pieces]))
+    if isinstance(returned, Adaptive):
+        for source in sources(Adaptive):
+            found[source] = [*found.get(source, []), Adaptive.__name__]
     for source, pieces in found.items():
         click.echo(f"{source}  [{', '.join(pieces)}]")
 
 
 cli.add_command(cache_commands)
+cli.add_command(search_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -212,6 +263,14 @@ def _actors(bounds: str, shares: Sequence[str]) -> Actors:
         except ValueError:
             raise ValueError(f"--teacher-gpus {each}: a number, or NAME=number, would be right") from None
     return Actors(*numbers, gpus)
+
+
+def _selection(returned: recipes.Written, storage: Storage | None = None) -> Selection:
+    """What a recipe returned as stages to choose from; of what only a run decides, what it decided or else the default."""
+    if not isinstance(returned, recipes.Deferred):
+        return as_selection(returned)
+    found = settled(returned, storage) if storage is not None and isinstance(returned, Adaptive) else None
+    return as_selection(found or returned.default)
 
 
 def _baseline(stage: Stage, baseline: bool) -> list[Stage]:

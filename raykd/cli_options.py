@@ -106,13 +106,23 @@ CACHE = click.option(
 )  # fmt: skip
 
 
-def selection_of(ctx: click.Context, knobs: dict[str, Any]) -> Selection:
-    """What the recipe writes with these knobs; a stage is a selection of one. Raises `ValueError` for no target."""
+def returned_of(ctx: click.Context, knobs: dict[str, Any]) -> recipes.Written:
+    """What the recipe returns for these knobs. Raises `ValueError` for no target."""
     recipe: recipes.Recipe | None = ctx.meta.get("recipe")
     if recipe is None:
         target = ctx.params["target"]
         raise ValueError(f"the target {target!r} names no recipe: write file.py:recipe or package.module:recipe")
-    written = recipe.written(**{name: value for name, value in knobs.items() if name in recipe.knobs})
+    return recipe.returned(**{name: value for name, value in knobs.items() if name in recipe.knobs})
+
+
+def selection_of(ctx: click.Context, knobs: dict[str, Any]) -> Selection:
+    """What the recipe writes with just these knobs; a stage is a selection of one. Raises `ValueError` for no target."""
+    returned = returned_of(ctx, knobs)
+    return as_selection(returned.default if isinstance(returned, recipes.Deferred) else returned)
+
+
+def as_selection(written: Stage | Selection) -> Selection:
+    """A stage is a selection of one."""
     return Selection((written,)) if isinstance(written, Stage) else written
 
 

@@ -16,8 +16,10 @@ import re
 import sys
 import types
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,19 +44,31 @@ class Knob:
     help: str
 
 
+class Deferred(ABC):
+    """What only a run can turn into a stage or a selection, because it trains something to decide: `search.Adaptive`."""
+
+    @property
+    @abstractmethod
+    def default(self) -> Stage | Selection:
+        """What it is if nothing speaks for anything else."""
+
+
+Written = Stage | Selection | Deferred
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A function that writes a stage, or a selection of several."""
+    """A function that writes a stage, a selection of several, or what a run makes one of."""
 
     target: str
-    function: Callable[..., Stage | Selection]
+    function: Callable[..., Written]
 
     @property
     def summary(self) -> str:
         """First paragraph of its docstring."""
         return (inspect.getdoc(self.function) or "").split("\n\n")[0]
 
-    @property
+    @cached_property
     def knobs(self) -> dict[str, Knob]:
         """Its keyword arguments of simple types, by name."""
         hints = typing.get_type_hints(self.function)
@@ -66,17 +80,25 @@ class Recipe:
                 found[name] = Knob(name, kind, None if required else parameter.default, required, self._help(name))
         return found
 
-    def written(self, **knobs: Any) -> Stage | Selection:
-        """What it writes with these knobs: a stage, or several to select from.
+    def returned(self, **knobs: Any) -> Written:
+        """What it returns for these knobs.
 
         Raises `ValueError` for an unknown knob, a value of the wrong type, and whatever the recipe refuses.
         """
         for name, value in knobs.items():
             self._check(name, value)
-        written = self.function(**knobs)
-        if not isinstance(written, Stage | Selection):
-            raise ValueError(f"the recipe {self.target} returned {written!r}: a Stage or a Selection would be right")
-        return written
+        returned = self.function(**knobs)
+        if not isinstance(returned, Written):
+            raise ValueError(f"the recipe {self.target} returned {returned!r}: a Stage or a Selection would be right")
+        return returned
+
+    def written(self, **knobs: Any) -> Stage | Selection:
+        """What it writes with just these knobs: a stage, or several to select from. Nothing is left for a run to decide.
+
+        Raises `ValueError` as `returned` does.
+        """
+        returned = self.returned(**knobs)
+        return returned.default if isinstance(returned, Deferred) else returned
 
     def stage(self, **knobs: Any) -> Stage:
         """The stage that it writes with these knobs. Raises `ValueError` as `written` does, and for several to select from."""
@@ -130,7 +152,7 @@ def load(target: str) -> Recipe:
 
 
 def names(module: ModuleType) -> list[str]:
-    """The recipes of a module: its public functions that return a Stage or a Selection."""
+    """The recipes of a module: its public functions that return a Stage, a Selection, or what a run makes one of."""
     functions = inspect.getmembers(module, inspect.isfunction)
     return [name for name, f in functions if f.__module__ == module.__name__ and _writes_a_stage(f) and name[0] != "_"]
 
@@ -172,7 +194,12 @@ def _from_module(name: str) -> ModuleType:
 
 
 def _writes_a_stage(function: Callable[..., Any]) -> bool:
-    return function.__annotations__.get("return") in (Stage, "Stage", "raykd.Stage", Selection, "Selection")
+    hint = function.__annotations__.get("return")
+    hints = hint.split("|") if isinstance(hint, str) else typing.get_args(hint) or (hint,)
+    said = {
+        each.strip().rpartition(".")[2] if isinstance(each, str) else getattr(each, "__name__", "") for each in hints
+    }
+    return said <= {"Stage", "Selection", "Deferred", "Adaptive"}
 
 
 def _kind(hint: Any) -> type | tuple[Any, ...] | None:

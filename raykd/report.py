@@ -17,10 +17,15 @@ from raykd.models import Architecture, size
 from raykd.plan import Plan, needed
 from raykd.runtime.runner import Trained
 from raykd.runtime.selecting import compared
+from raykd.search.adapting import METRIC, Tried
 from raykd.selection import Selection
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 from raykd.training.evaluate import evaluated
+from raykd.training.metrics import read
+
+CLASSES = 20
+"""Rows of a table by class, at most."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,72 @@ def as_json(trained: Trained) -> dict[str, Any]:
     }
 
 
+def shown(stage: Stage, storage: Storage) -> list[dict[str, Any]]:
+    """What its learned pieces showed, by piece, with the `epoch`: of every epoch that had something to show."""
+    lines = read(storage.folder(stage) / "metrics.jsonl")
+    return [{"epoch": line["epoch"], **line["shown"]} for line in lines if "shown" in line]
+
+
+def shown_tables(epochs: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """Of each piece: its numbers in the first, the middle and the last epoch; and of the last one what it has by class.
+
+    Of more than `CLASSES` classes, those that are farthest from their mean.
+    """
+    if not epochs:
+        return
+    some = list({each["epoch"]: each for each in (epochs[0], epochs[len(epochs) // 2], epochs[-1])}.values())
+    for piece, told in epochs[-1].items():
+        if piece == "epoch":
+            continue
+        numbers = [dict(_numbers(each[piece])) for each in some]
+        grid = _titled(f"{piece}: what it learned")
+        grid.add_column("")
+        for each in some:
+            grid.add_column(f"epoch {each['epoch'] + 1}", justify="right")
+        for name in numbers[-1]:
+            grid.add_row(escape(name), *(_number(each.get(name)) for each in numbers))
+        yield grid
+        for name, columns in told.items():
+            if isinstance(columns, Mapping) and all(isinstance(column, list) for column in columns.values()):
+                title = f"{piece}: mean {name} of a teacher by class, epoch {epochs[-1]['epoch'] + 1}"
+                yield _by_class(title, columns)
+
+
+def _numbers(told: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float | None]]:
+    for name, value in told.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{before}{name} ")
+        elif not isinstance(value, list):
+            yield f"{before}{name}", value
+
+
+def _by_class(title: str, columns: Mapping[str, Sequence[float | None]]) -> Table:
+    rows_CM = list(zip(*columns.values(), strict=True))
+    seen = [c for c, row_M in enumerate(rows_CM) if None not in row_M]
+    mean_M = [sum(rows_CM[c][m] or 0.0 for c in seen) / max(len(seen), 1) for m in range(len(columns))]
+
+    def off(c: int) -> float:
+        return max((abs((x or 0.0) - mean) for x, mean in zip(rows_CM[c], mean_M, strict=True)), default=0.0)
+
+    chosen = sorted(sorted(seen, key=off, reverse=True)[:CLASSES])
+    grid = _titled(title if len(chosen) == len(seen) else f"{title}, the {CLASSES} farthest from their mean")
+    grid.add_column("class", justify="right")
+    for name in columns:
+        grid.add_column(escape(name), justify="right")
+    for c in chosen:
+        grid.add_row(str(c), *map(_number, rows_CM[c]))
+    return grid
+
+
+def _titled(title: str) -> Table:
+    """As wide as its title, which is on one line."""
+    return Table(title=escape(title), min_width=len(title))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def candidates_table(selection: Selection, storage: Storage) -> Table:
     """What the candidates of a selection that were made came to."""
     least = f"{selection.epsilon:g}{' of it' if selection.relative else ''}"
@@ -123,6 +194,38 @@ def candidates_json(selection: Selection, storage: Storage) -> list[dict[str, An
             "taken": each.taken,
         }
         for each in compared(selection, storage)
+    ]
+
+
+def proposals_table(found: Sequence[Tried]) -> Table:
+    """What the configuration manager proposed, why, and what came of it."""
+    grid = Table(title="proposals of the configuration manager: a short run of each, the best in full")
+    for column in ("configuration", "why", "epochs", METRIC, "seconds", ""):
+        grid.add_column(column, justify="right" if column in ("epochs", METRIC, "seconds") else "left")
+    for each in found:
+        said = " ".join(f"{name}={value}" for name, value in each.configuration.items())
+        value = "-" if each.value is None else f"{each.value:.4f}"
+        state = "taken" if each.taken else "diverged" if each.error else ""
+        grid.add_row(escape(said), each.reason, str(each.stage.budget.trained), value, f"{each.seconds:.1f}", state)
+    return grid
+
+
+def proposals_json(found: Sequence[Tried]) -> list[dict[str, Any]]:
+    """`proposals` of `raykd run --json` and `raykd plan --json`, where a recipe leaves its configuration to the manager."""
+    return [
+        {
+            "stage": fingerprint(each.stage),
+            "configuration": dict(each.configuration),
+            "reason": each.reason,
+            "round": each.round,
+            "epochs": each.stage.budget.trained,
+            "metric": METRIC,
+            "value": each.value,
+            "seconds": each.seconds,
+            "error": each.error,
+            "taken": each.taken,
+        }
+        for each in found
     ]
 
 

@@ -17,10 +17,10 @@ from raykd.objective import Divergence, SampleWeight, Temperature, Term, Weighti
 from raykd.terms import Mixture
 
 ROOT = Path(raykd.__file__).parent
-RAY = {"labeling.pool", "training.worker", "runtime.cluster"}
+RAY = {"labeling.pool", "training.worker", "runtime.cluster", "search.tune"}
 LAYERS = [  # each may import from those above it
     {"places"},
-    {"identity", "rng", "device", "signals", "sparse", "collective"},
+    {"identity", "rng", "device", "signals", "sparse", "collective", "shown"},
     {"batch", "data", "models", "cache"},
     {"objective", "kept", "rebuild", "agreement"},
     {"terms", "budget", "features"},
@@ -31,8 +31,8 @@ LAYERS = [  # each may import from those above it
     {"labeling", "training", "plan", "recipes", "cite", "probe"},
     {"runtime"},
     {"search"},
-    {"report"},
-    {"cli", "cli_cache", "cli_options"},
+    {"report", "report_search"},
+    {"cli", "cli_cache", "cli_options", "cli_search"},
 ]
 APART = {
     "data": {"models", "cache", "signals", "batch"},

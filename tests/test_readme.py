@@ -25,11 +25,12 @@ from raykd.models import TorchVision, weights
 from raykd.objective import Spec
 from raykd.runtime.counts import Counts
 from raykd.runtime.runner import Trained
+from raykd.search import space_of
 from raykd.training import loop
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-EXAMPLE, METHOD, RECIPE, OWN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLE, SPACE, METHOD, RECIPE, OWN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 WRITTEN = ("raykd/methods/hellinger.py", "jobs/hellinger.py")  # by whoever adds the method
 RAYS_OWN = {"--address", "--working-dir", "--runtime-env-json"}
 
@@ -169,6 +170,16 @@ def test_every_python_file_is_in_the_tree(folder: str) -> None:
     assert set((ROOT / folder).rglob("*.py")) - set(tree()) == set()
 
 
+def test_the_example_of_a_space_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"import sys\nsys.path.append({str(ROOT / 'jobs')!r})\n{SPACE}")
+    recipe = recipes.load(f"{file}:either")
+    space = space_of(recipe)
+    assert space.defaults(recipe) == {"method": "kd", "tau": 4.0, "lr": 0.1}
+    objectives = {str(recipe.stage(**configuration).objective) for configuration in space.samples(0, 8)}
+    assert len(objectives) == 8
+
+
 def test_every_file_that_the_text_names_exists() -> None:
     named = set(re.findall(r"`([\w/]+\.py)`", README)) - {"own.py", *WRITTEN}  # these you write
     assert {name for name in named if not any((folder / name).exists() for folder in (ROOT, ROOT / "raykd"))} == set()
@@ -182,7 +193,7 @@ def test_the_table_of_options_is_that_of_raykd_run() -> None:
 @pytest.mark.parametrize("text", [README, (ROOT / "cluster" / "README.md").read_text()], ids=["root", "cluster"])
 def test_every_option_that_the_text_names_exists(text: str) -> None:
     shown = "".join(
-        [help_of(), help_of("run", f"{ROOT}/jobs/digits.py:kd"), help_of("eval", f"{ROOT}/jobs/digits.py:kd")]
+        [help_of(), *(help_of(command, f"{ROOT}/jobs/digits.py:kd") for command in ("run", "eval", "search"))]
     )
     assert options(text) - RAYS_OWN - options(OWN) - options(shown) <= {"--images", "--teacher-weights"}
 

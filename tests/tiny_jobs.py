@@ -10,10 +10,13 @@ import numpy as np
 import tiny
 from torch import Tensor
 
-from raykd import Dataset, Pretrained, Stage, View
+from raykd import SGD, Dataset, Pretrained, Stage, View
 from raykd.data import Arrays, Draws, Operation
+from raykd.methods import published
 from raykd.methods.auto_chain import auto_chain
+from raykd.methods.hpm import hpm
 from raykd.models import MLP
+from raykd.search import Adaptive, Range, searched
 from raykd.selection import Selection
 
 
@@ -114,3 +117,29 @@ def chained(most: int = 2, epsilon: float = 0.001, epochs: int = 2) -> Selection
     """
     written = replace(tiny.student(epochs=epochs, replicas=1), student=MLP((4,), shape=tiny.SHAPE), label="chained")
     return auto_chain(written, most, epsilon=epsilon)
+
+
+@searched(tau=Range(2.0, 8.0), alpha=Range(0.1, 1.0), epsilon=Range(0.005, 0.05))
+def managed(
+    tau: float = 4.0, alpha: float = 0.9, lr: float = 0.05, epsilon: float = 0.005, epochs: int = 8, most: int = 0,
+    teachers: int = 1, proposals: int = 3, refine: int = 4, threshold: float = 1.0, adaptive: bool = True,
+    memory: bool = True, attention: bool = True, temperature: bool = True,
+) -> Stage | Selection | Adaptive:  # fmt: skip
+    """All of HPM-KD, tiny.
+
+    adaptive: short runs decide about tau, alpha and epsilon
+    """
+    knobs = dict(locals())
+    if adaptive:
+        fixed = () if most else ("epsilon",)
+        rules = {"proposals": proposals, "most": refine, "threshold": threshold}
+        return Adaptive(managed, {**knobs, "adaptive": False}, fixed=fixed, memory=memory, **rules)  # type: ignore[arg-type]
+    stage = replace(tiny.student(epochs=epochs, replicas=1), student=MLP((4,), shape=tiny.SHAPE), label="managed")
+    budget = replace(stage.budget, optimiser=SGD(lr))
+    stage = replace(stage, objective=published.kd(alpha, tau), teachers=tiny_teachers(teachers), budget=budget)
+    return hpm(stage, chain=most > 0, attention=attention, temperature=temperature, epsilon=epsilon, most=most)
+
+
+def tiny_teachers(count: int) -> dict[str, Stage]:
+    """So many, each narrower."""
+    return {f"teacher{i or ''}": tiny.teacher(width=32 - 8 * i) for i in range(count)}

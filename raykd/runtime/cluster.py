@@ -86,7 +86,7 @@ class Cluster(Runner):
         """In-memory rows go to the storage: workers get a path. Pieces that are not installed travel with their code."""
         for piece in pieces(stage):
             module = sys.modules[type(piece).__module__]
-            if not _installed(module):
+            if not is_installed(module):
                 cloudpickle.register_pickle_by_value(module)
         return stage.stored(str(self.storage.root / "data"))
 
@@ -268,7 +268,7 @@ def _mistake(error: BaseException) -> ValueError | IncompleteEntry | None:
     return next((each for each in found if each is not None), None)
 
 
-def _installed(module: ModuleType) -> bool:
+def is_installed(module: ModuleType) -> bool:
     """Whether workers can import the module: raykd itself, and what lies in a site-packages or belongs to Python."""
     origin = getattr(module, "__file__", None) or ""
     places = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}

@@ -103,6 +103,26 @@ class Runner(ABC):
                     self._make(steps)
             return [self._trained(stage) for stage in stages]
 
+    def prepare(self, *stages: Stage) -> None:
+        """Make what the stages need, the networks above them and what those say, and nothing of their own.
+
+        Raises what `run` does.
+        """
+        with self.counts.phase("total"):
+            self.storage.check()
+            stages = tuple(map(self.place, stages))
+            steps = plan(stages, self.storage).steps
+            above = {fingerprint(each) for step in steps for _, each in _networks(step.network)}
+            todo = [stage for stage in stages if self.storage.result(stage) is None]
+            with self.session():
+                if parents := [step for step in steps if not step.done and fingerprint(step.network) in above]:
+                    self._make(parents)
+                for stage in todo:
+                    self._ask(stage)
+                    if stage.cache != "off":
+                        with self.counts.phase("label"):
+                            self._filling(self._labelings(stage, todo), beside=False).run()
+
     @abstractmethod
     def label(
         self, labelings: Sequence[Labeling], missing: Missing, *, beside: bool
@@ -178,10 +198,14 @@ class Runner(ABC):
         if self.storage.result(stage) is not None:  # by another run, meanwhile
             return
         self.announce(stage)
+        self._ask(stage)
+        self._teach(stage, todo)
+
+    def _ask(self, stage: Stage) -> None:
+        """How good its teachers are."""
         for name, teacher in needed(stage).items():
             self._preflight(name, teacher, stage.view)
             self._evaluate(name, self.storage.finished(teacher), stage.view)
-        self._teach(stage, todo)
 
     def announce(self, stage: Stage) -> None:
         """Say that a stage is begun."""
@@ -191,9 +215,7 @@ class Runner(ABC):
         """Fill the cache and train the student: one after the other, or at the same time where both have a place."""
         labelings = [] if stage.cache == "off" else self._labelings(stage, todo)
         beside = bool(labelings) and self.overlaps()
-        label = partial(self.label, beside=beside)
-        count = partial(self.count, "label")
-        filling = Filling(labelings, label, self.on_missing, self.display, count, self.counts.teacher_rows)
+        filling = self._filling(labelings, beside=beside)
 
         def fill() -> None:
             with self.counts.phase("label"):
@@ -209,6 +231,11 @@ class Runner(ABC):
             filler.wait_for(lambda: not any(entry.lacks(Slot(0, 0)) for entry in entries))
             self._confirm(stage)
             self._train(stage, follow=True)
+
+    def _filling(self, labelings: Sequence[Labeling], *, beside: bool) -> Filling:
+        label = partial(self.label, beside=beside)
+        count = partial(self.count, "label")
+        return Filling(labelings, label, self.on_missing, self.display, count, self.counts.teacher_rows)
 
     def _labelings(self, stage: Stage, todo: Sequence[Stage]) -> list[Labeling]:
         """What the stage's teachers must say: also what later stages ask of them, so that they are asked once."""
@@ -322,6 +349,10 @@ class Runner(ABC):
         if agreements:
             metrics["agreement"] = sum(agreements) / len(agreements)
         return Trained(stage, self.storage.weights(stage), metrics, self.counts)
+
+
+def _networks(network: Stage | Pretrained) -> Sequence[tuple[str, Stage | Pretrained]]:
+    return list(network.networks()) if isinstance(network, Stage) else ()
 
 
 class Local(Runner):

@@ -40,6 +40,10 @@ class Axis(ABC):
         """The value at a share of the axis, in [0, 1): an even share gives an even draw."""
 
     @abstractmethod
+    def nearest(self, value: Value) -> Value:
+        """The value that it holds, or would draw, which is nearest to this one."""
+
+    @abstractmethod
     def encode(self, value: Value) -> list[float]:
         """A value that it holds as `width` numbers in [0, 1]."""
 
@@ -87,8 +91,14 @@ class Range(Axis):
         """Rounded to four digits of the range."""
         beyond = self.high + self.whole  # each whole number has a part of the axis, the highest too
         value = self.low * (beyond / self.low) ** share if self.log else self.low + share * (beyond - self.low)
+        return self.nearest(math.floor(value) if self.whole else value)
+
+    def nearest(self, value: Value) -> Value:
+        """Between the ends, a whole number or one of four digits of the range."""
+        assert isinstance(value, int | float)
+        value = min(max(value, self.low), self.high)
         if self.whole:
-            return int(min(max(math.floor(value), self.low), self.high))
+            return round(value)
         step = value * min(1.0, math.log(self.high / self.low)) if self.log else self.high - self.low
         return float(min(max(round(value, DIGITS - math.floor(math.log10(step))), self.low), self.high))
 
@@ -139,6 +149,12 @@ class Choice(Axis):
     def at(self, share: float) -> Value:
         """Each value has an equal part."""
         return self.values[int(share * len(self.values))]
+
+    def nearest(self, value: Value) -> Value:
+        """Itself. Raises `ValueError` for another one: values have no order."""
+        if not self.holds(value):
+            raise ValueError(f"{value!r} is outside of {self}")
+        return value
 
     def encode(self, value: Value) -> list[float]:
         """A 1 at its place."""

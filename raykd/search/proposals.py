@@ -107,7 +107,9 @@ def _expected(
     """Candidates by expected improvement; each makes what is near it less desirable."""
     surrogate = Surrogate.fit(found, space, goal, seed=seed)
     drawn = space.samples(seed, CANDIDATES, start=CANDIDATES * (1 + len(taken)))
-    candidates = [each for each in (*others, *drawn) if each not in taken]
+    # a small space is drawn many times over
+    different = {frozenset(each.items()): each for each in (*others, *drawn)}.values()
+    candidates = [each for each in different if each not in taken]
     if not candidates:
         return
     mean_K, deviation_K = surrogate.predict(task, candidates)

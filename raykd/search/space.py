@@ -58,6 +58,10 @@ class Space:
                 found[name] = values[name]
         return found
 
+    def nearest(self, values: Configuration) -> Configuration:
+        """The configuration of the values that are nearest to these."""
+        return self.active({name: self.axes[name].nearest(value) for name, value in values.items()})
+
     def check(self, configuration: Configuration) -> None:
         """Raise `ValueError`, naming the knob, unless it is a configuration of this space."""
         for name in configuration:
