@@ -6,7 +6,8 @@ The protocol of Tian, Krishnan, Isola (2020): SGD with momentum .9 and weight de
 .05 times .1 at 150, 180 and 210, crops out of a border of 4 and mirror images, new ones in every epoch. Other numbers of
 epochs have their steps in proportion. [interpretation] 1,000 of the 50,000 training rows are for validation, and the last
 epoch is kept, so that nothing is chosen by the test rows. Predictions and pooled features are cached under all 240 crops,
-128 bytes a row and crop of ResNet-56, 1.5 GB; whole maps are asked of the teacher at every step. What the recipes share:
+128 bytes a row and crop of ResNet-56, 1.5 GB; whole maps would be 32 GB (`attention`) to 2.7 TB (`review` of ResNet-32x4), and
+so are asked of the teacher at every step. What the recipes share:
 
     pair: teacher and student
     data: folder that holds CIFAR-100 as it was downloaded
@@ -45,6 +46,8 @@ from raykd.methods.chain import chain
 from raykd.methods.classroom import classroom as classroom_objective
 from raykd.methods.dgkd import densely
 from raykd.methods.dgkd import dgkd as dgkd_objective
+from raykd.methods.hpm import compressed
+from raykd.methods.hpm import hpm as hpm_of
 from raykd.methods.kl import KL, JensenShannon, ReverseKL
 from raykd.methods.mixture import Probabilities
 from raykd.methods.mutual import live_mutual, mutual, peer
@@ -55,6 +58,8 @@ from raykd.methods.simkd import simkd as reusing
 from raykd.methods.smskd import ARMS, anchored
 from raykd.methods.tvd import TVD
 from raykd.models import VGG, Architecture, MobileNetV2, ResNet, ShuffleNetV2, WideResNet
+from raykd.search import Adaptive, Range, searched
+from raykd.selection import Selection
 
 Pair = Literal[
     "resnet56-resnet20", "resnet110-resnet20", "resnet110-resnet32", "resnet32x4-resnet8x4", "wrn40_2-wrn16_2",
@@ -100,6 +105,7 @@ def student(
     return _alone("student", pair, data, epochs, lr, seed)
 
 
+@searched(tau=Range(1, 8), alpha=Range(0, 1), lr=Range(0.005, 0.2, log=True))
 def kd(
     tau: float = 4.0, alpha: float = 0.9, pair: Pair = "resnet56-resnet20", data: str = "data",
     teacher_weights: str = "", epochs: int = 240, lr: float = 0.05, seed: int = 0,
@@ -532,10 +538,57 @@ def smskd(
     cache = "off" if any(method.cache == "off" for method in methods) else "auto"
     if arm == "joint":
         epochs += extra * len(others)
-        return _distilled(sum(others, one), "smskd, joint", pair, data, teacher_weights, epochs, lr, seed, cache=cache)
+        joint = _distilled(sum(others, one), "smskd, joint", pair, data, teacher_weights, epochs, lr, seed, cache=cache)
+        return joint.credited(anchored.__module__)
     begun = _distilled(one, "smskd", pair, data, teacher_weights, epochs, lr, seed, cache=cache)
     budget = _budget(begun.student, extra, lr)
     return anchored(begun, others, **{"reference": reference, "tau": tau, "budget": budget, **ARMS[arm]})
+
+
+@searched(
+    tau=Range(2.0, 8.0),
+    alpha=Range(0.1, 1.0),  # the draft begins at 0, where nothing is distilled
+    lr=Range(0.005, 0.2, log=True),  # the draft's 1e-5 to 1e-2 are rates of Adam
+    weight_decay=Range(1e-6, 1e-3, log=True),
+    epsilon=Range(0.005, 0.05),
+)
+def hpm(
+    target_params: int | None = None, compression: float | None = None, teachers: int = 3, adaptive: bool = True,
+    chain: bool = True, attention: bool = True, temperature: bool = True, memory: bool = True, tau: float = 4.0,
+    alpha: float = 0.9, weight_decay: float = 5e-4, epsilon: float = 0.005, pair: Pair = "resnet56-resnet20",
+    data: str = "data", teacher_weights: str = "", epochs: int = 240, lr: float = 0.05, seed: int = 0,
+) -> Stage | Selection | Adaptive:  # fmt: skip
+    """HPM-KD (Haase and da Silva, 2025): attention over several teachers, a moving temperature, links in between.
+
+    The manager tries short runs of other knobs than the defaults, and what it learns is there for the next time; knobs that
+    are asked for stay as they are. Stages that wait for none of each other are made at once where there is room for it:
+    `--parallel 1` turns that pipeline off.
+
+    target_params: parameters of the student, at most: the largest of its teacher's family; by default the student of `kd`
+    compression: how many times smaller than its teacher, instead
+    teachers: how many, 1 to 3
+    adaptive: short runs choose tau, alpha, lr, weight_decay and epsilon
+    chain: links between the largest teacher and the student, as many as the student gains by
+    attention: a gate weighs the teachers for each row; without it they count the same
+    temperature: moves between tau / 2 and 3 / 2 tau with the loss; without it tau is fixed
+    memory: the short runs learn from earlier runs on this storage, and are remembered
+    tau: temperature that softens both distributions
+    alpha: weight of the teachers' term; the labels' term has 1 - alpha
+    weight_decay: of the optimiser
+    epsilon: share of its accuracy that the student must gain by one more link
+    """
+    knobs = dict(locals())
+    objective = published.kd(alpha, tau)
+    stage = _distilled(objective, "hpm", pair, data, teacher_weights, epochs, lr, seed, teachers=teachers)
+    student = stage.student
+    if target_params is not None or compression is not None:
+        student = compressed(_networks(pair)[0], target_params=target_params, compression=compression)
+    optimiser = SGD(_budget(student, epochs, lr).optimiser.lr, weight_decay=weight_decay)
+    stage = replace(stage, student=student, budget=replace(stage.budget, optimiser=optimiser))
+    if adaptive:
+        fixed = ("chain", "attention", "temperature", *(() if chain else ("epsilon",)))
+        return Adaptive(hpm, {**knobs, "adaptive": False}, fixed=fixed, memory=memory)
+    return hpm_of(stage, chain=chain, attention=attention, temperature=temperature, epsilon=epsilon)
 
 
 METHODS = {

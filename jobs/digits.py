@@ -26,6 +26,8 @@ from raykd.methods.chain import chain
 from raykd.methods.classroom import classroom as classroom_objective
 from raykd.methods.dgkd import densely
 from raykd.methods.dgkd import dgkd as dgkd_objective
+from raykd.methods.hpm import compressed
+from raykd.methods.hpm import hpm as hpm_of
 from raykd.methods.kl import KL, JensenShannon, ReverseKL
 from raykd.methods.mixture import Probabilities
 from raykd.methods.mutual import live_mutual, mutual, peer
@@ -34,6 +36,8 @@ from raykd.methods.simkd import simkd as reusing
 from raykd.methods.smskd import ARMS, anchored
 from raykd.methods.tvd import TVD
 from raykd.models import CNN
+from raykd.search import Adaptive, Range, searched
+from raykd.selection import Selection
 
 DIGITS = Dataset(Digits(), validation=0.4, holdout=0.5)
 MOVED = (Affine(degrees=10, translate=0.1),)
@@ -69,6 +73,7 @@ def student(
     return kd(width=width, rows=rows, epochs=epochs, lr=lr, replicas=replicas, seed=seed).alone()
 
 
+@searched(tau=Range(1, 8), alpha=Range(0, 1), lr=Range(0.01, 0.5, log=True))
 def kd(
     tau: float = 4.0, alpha: float = 0.9, width: int = 8, rows: int = 100, epochs: int = 120, lr: float = 0.1,
     replicas: int = 32, seed: int = 0,
@@ -437,10 +442,57 @@ def smskd(
     """
     one, *others = (_method(name).objective for name in (first, *then.split(",")))
     if arm == "joint":
-        return _distilled(sum(others, one), "smskd, joint", epochs + extra * len(others), lr, rows, seed)
+        joint = _distilled(sum(others, one), "smskd, joint", epochs + extra * len(others), lr, rows, seed)
+        return joint.credited(anchored.__module__)
     begun = _distilled(one, "smskd", epochs, lr, rows, seed)
     settings = {"reference": reference, "tau": tau, "budget": replace(begun.budget, epochs=extra), **ARMS[arm]}
     return anchored(begun, others, **settings)
+
+
+@searched(
+    tau=Range(2.0, 8.0),
+    alpha=Range(0.1, 1.0),  # the draft begins at 0, where nothing is distilled
+    lr=Range(0.01, 0.3, log=True),  # the draft's 1e-5 to 1e-2 are rates of Adam
+    weight_decay=Range(1e-6, 1e-3, log=True),
+    epsilon=Range(0.005, 0.05),
+)
+def hpm(
+    target_params: int | None = None, compression: float | None = None, teachers: int = 3, adaptive: bool = True,
+    chain: bool = True, attention: bool = True, temperature: bool = True, memory: bool = True, tau: float = 4.0,
+    alpha: float = 0.9, weight_decay: float = 5e-4, epsilon: float = 0.005,
+    rows: int = 100, epochs: int = 120, lr: float = 0.1, seed: int = 0,
+) -> Stage | Selection | Adaptive:  # fmt: skip
+    """HPM-KD (Haase and da Silva, 2025): attention over several teachers, a moving temperature, links in between.
+
+    The manager tries short runs of other knobs than the defaults, and what it learns is there for the next time; knobs that
+    are asked for stay as they are. Stages that wait for none of each other are made at once where there is room for it:
+    `--parallel 1` turns that pipeline off.
+
+    target_params: parameters of the student, at most: the largest of its teacher's family; by default the student of `kd`
+    compression: how many times smaller than its teacher, instead
+    teachers: how many, 1 to 3
+    adaptive: short runs choose tau, alpha, lr, weight_decay and epsilon
+    chain: links between the largest teacher and the student, as many as the student gains by
+    attention: a gate weighs the teachers for each row; without it they count the same
+    temperature: moves between tau / 2 and 3 / 2 tau with the loss; without it tau is fixed
+    memory: the short runs learn from earlier runs on this storage, and are remembered
+    tau: temperature that softens both distributions
+    alpha: weight of the teachers' term; the labels' term has 1 - alpha
+    weight_decay: of the optimiser
+    epsilon: share of its accuracy that the student must gain by one more link
+    """
+    knobs = dict(locals())
+    mentors = _teachers(teachers)
+    stage = _distilled(published.kd(alpha, tau), "hpm", epochs, lr, rows, seed, teachers=mentors)
+    student = stage.student
+    if target_params is not None or compression is not None:
+        student = compressed(mentors["teacher"].student, target_params=target_params, compression=compression)
+    optimiser = SGD(lr, weight_decay=weight_decay)
+    stage = replace(stage, student=student, budget=replace(stage.budget, optimiser=optimiser))
+    if adaptive:
+        fixed = ("chain", "attention", "temperature", *(() if chain else ("epsilon",)))
+        return Adaptive(hpm, {**knobs, "adaptive": False}, fixed=fixed, memory=memory)
+    return hpm_of(stage, chain=chain, attention=attention, temperature=temperature, epsilon=epsilon)
 
 
 METHODS = {

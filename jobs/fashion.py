@@ -3,8 +3,8 @@
     python jobs/fashion.py kd --tau 2          raykd run jobs/fashion.py:kd --tau 2
 
 The defaults of `kd` were chosen on the validation split, by short runs (`RESULTS.md`). The other methods have the weights of
-their papers, or smaller ones where those drown the labels of so small a network. Whole maps are asked of the teacher at every
-step, because cached they would take gigabytes. What all methods share:
+their papers, or smaller ones where those drown the labels of so small a network. Whole maps fill a cache: those that need them
+see one copy of each row unless `replicas` says more, which is .35 GB (stage3) to 2.4 GB (`review`). What all methods share:
 
     epochs: passes over the student's rows
     lr: peak learning rate
@@ -25,6 +25,8 @@ from raykd.methods.chain import chain
 from raykd.methods.classroom import classroom as classroom_objective
 from raykd.methods.dgkd import densely
 from raykd.methods.dgkd import dgkd as dgkd_objective
+from raykd.methods.hpm import compressed
+from raykd.methods.hpm import hpm as hpm_of
 from raykd.methods.kl import KL, JensenShannon, ReverseKL
 from raykd.methods.mixture import Probabilities
 from raykd.methods.mutual import live_mutual, mutual, peer
@@ -33,6 +35,8 @@ from raykd.methods.simkd import simkd as reusing
 from raykd.methods.smskd import ARMS, anchored
 from raykd.methods.tvd import TVD
 from raykd.models import CNN
+from raykd.search import Adaptive, Range, searched
+from raykd.selection import Selection
 
 FASHION = Dataset(FashionMNIST(), FashionMNIST("test"), validation=1 / 12)
 SHAPE = (1, 28, 28)
@@ -67,6 +71,7 @@ def student(
     return kd(width=width, rows=rows, epochs=epochs, lr=lr, replicas=replicas, seed=seed).alone()
 
 
+@searched(tau=Range(1, 8), alpha=Range(0, 1), lr=Range(0.02, 0.5, log=True))
 def kd(
     tau: float = 2.0, alpha: float = 0.9, width: int = 4, rows: int | None = None, epochs: int = 8, lr: float = 0.2,
     replicas: int = 4, seed: int = 0,
@@ -177,14 +182,16 @@ def ctkd(
 
 
 def fitnet(
-    weight: float = 1.0, tap: str = "stage2", epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0
-) -> Stage:
+    weight: float = 1.0, tap: str = "stage2", replicas: int = 1,
+    epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0,
+) -> Stage:  # fmt: skip
     """FitNets (Romero et al., 2015): activations in the middle, through an adapter.
 
     weight: of the teacher's term
     tap: where both networks are observed
+    replicas: shifted and mirrored copies of each training row
     """
-    return _distilled(published.fitnet(weight, tap), "fitnet", epochs, lr, rows, seed, cache="off")
+    return _distilled(published.fitnet(weight, tap), "fitnet", epochs, lr, rows, seed, replicas=replicas)
 
 
 def attention(weight: float = 10.0, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0) -> Stage:
@@ -195,20 +202,26 @@ def attention(weight: float = 10.0, epochs: int = 8, lr: float = 0.2, rows: int 
     return _distilled(published.attention(weight), "attention", epochs, lr, rows, seed)
 
 
-def nst(weight: float = 0.5, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0) -> Stage:
+def nst(
+    weight: float = 0.5, replicas: int = 1, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0
+) -> Stage:  # fmt: skip
     """Neuron selectivity transfer (Huang and Wang, 2017): the patterns of the channels, as a distribution.
 
     weight: of the teacher's term
+    replicas: shifted and mirrored copies of each training row
     """
-    return _distilled(published.nst(weight), "nst", epochs, lr, rows, seed, cache="off")
+    return _distilled(published.nst(weight), "nst", epochs, lr, rows, seed, replicas=replicas)
 
 
-def sp(weight: float = 300.0, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0) -> Stage:
+def sp(
+    weight: float = 300.0, replicas: int = 1, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0
+) -> Stage:  # fmt: skip
     """Similarity preserving (Tung and Mori, 2019): which rows are alike.
 
     weight: of the teacher's term
+    replicas: shifted and mirrored copies of each training row
     """
-    return _distilled(published.sp(weight), "sp", epochs, lr, rows, seed, cache="off")
+    return _distilled(published.sp(weight), "sp", epochs, lr, rows, seed, replicas=replicas)
 
 
 def cc(weight: float = 0.02, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0) -> Stage:
@@ -238,12 +251,15 @@ def pkt(weight: float = 300.0, epochs: int = 8, lr: float = 0.2, rows: int | Non
     return _distilled(published.pkt(weight), "pkt", epochs, lr, rows, seed)
 
 
-def vid(weight: float = 1.0, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0) -> Stage:
+def vid(
+    weight: float = 1.0, replicas: int = 1, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0
+) -> Stage:  # fmt: skip
     """Variational information distillation (Ahn et al., 2019): guess the teacher's activations.
 
     weight: of the teacher's terms, one for each stage
+    replicas: shifted and mirrored copies of each training row
     """
-    return _distilled(published.vid(weight), "vid", epochs, lr, rows, seed, cache="off")
+    return _distilled(published.vid(weight), "vid", epochs, lr, rows, seed, replicas=replicas)
 
 
 def crd(
@@ -260,22 +276,27 @@ def crd(
 
 
 def review(
-    weight: float = 1.0, warmup: float = 2.0, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0
-) -> Stage:
+    weight: float = 1.0, warmup: float = 2.0, replicas: int = 1,
+    epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0,
+) -> Stage:  # fmt: skip
     """Knowledge review (Chen et al., 2021): each level of the teacher teaches all deeper ones of the student.
 
     weight: of the teacher's term
     warmup: epochs in which it grows to that
+    replicas: shifted and mirrored copies of each training row
     """
-    return _distilled(published.review(weight, warmup), "review", epochs, lr, rows, seed, cache="off")
+    return _distilled(published.review(weight, warmup), "review", epochs, lr, rows, seed, replicas=replicas)
 
 
-def simkd(reduction: int = 2, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0) -> Stage:
+def simkd(
+    reduction: int = 2, replicas: int = 1, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0
+) -> Stage:  # fmt: skip
     """SimKD (Chen et al., 2022): the last map through a projector, judged by the teacher's own classifier.
 
     reduction: the teacher's channels over those inside the projector
+    replicas: shifted and mirrored copies of each training row
     """
-    return reusing(_distilled(published.kd(), "simkd", epochs, lr, rows, seed, cache="off"), reduction=reduction)
+    return reusing(_distilled(published.kd(), "simkd", epochs, lr, rows, seed, replicas=replicas), reduction=reduction)
 
 
 def aver(
@@ -435,12 +456,61 @@ def smskd(
     """
     methods = [_method(name) for name in (first, *then.split(","))]
     one, *others = (method.objective for method in methods)
-    cache = "off" if any(method.cache == "off" for method in methods) else "auto"
+    replicas = min(method.view.replicas for method in methods)
     if arm == "joint":
-        return _distilled(sum(others, one), "smskd, joint", epochs + extra * len(others), lr, rows, seed, cache=cache)
-    begun = _distilled(one, "smskd", epochs, lr, rows, seed, cache=cache)
+        together = epochs + extra * len(others)
+        joint = _distilled(sum(others, one), "smskd, joint", together, lr, rows, seed, replicas=replicas)
+        return joint.credited(anchored.__module__)
+    begun = _distilled(one, "smskd", epochs, lr, rows, seed, replicas=replicas)
     settings = {"reference": reference, "tau": tau, "budget": replace(begun.budget, epochs=extra), **ARMS[arm]}
     return anchored(begun, others, **settings)
+
+
+@searched(
+    tau=Range(2.0, 8.0),
+    alpha=Range(0.1, 1.0),  # the draft begins at 0, where nothing is distilled
+    lr=Range(0.02, 0.5, log=True),  # the draft's 1e-5 to 1e-2 are rates of Adam
+    weight_decay=Range(1e-6, 1e-3, log=True),
+    epsilon=Range(0.005, 0.05),
+)
+def hpm(
+    target_params: int | None = None, compression: float | None = None, teachers: int = 2, width: int = 32,
+    adaptive: bool = True, chain: bool = True, attention: bool = True, temperature: bool = True, memory: bool = True,
+    tau: float = 2.0, alpha: float = 0.9, weight_decay: float = 5e-4, epsilon: float = 0.005,
+    rows: int | None = None, epochs: int = 8, lr: float = 0.2, seed: int = 0,
+) -> Stage | Selection | Adaptive:  # fmt: skip
+    """HPM-KD (Haase and da Silva, 2025): attention over several teachers, a moving temperature, links in between.
+
+    The manager tries short runs of other knobs than the defaults, and what it learns is there for the next time; knobs that
+    are asked for stay as they are. Stages that wait for none of each other are made at once where there is room for it:
+    `--parallel 1` turns that pipeline off.
+
+    target_params: parameters of the student, at most: the largest of its teacher's family; by default the student of `kd`
+    compression: how many times smaller than its teacher, instead
+    teachers: how many, 1 to 3
+    width: channels of the first block of the largest teacher; the others have three quarters and half of it
+    adaptive: short runs choose tau, alpha, lr, weight_decay and epsilon
+    chain: links between the largest teacher and the student, as many as the student gains by
+    attention: a gate weighs the teachers for each row; without it they count the same
+    temperature: moves between tau / 2 and 3 / 2 tau with the loss; without it tau is fixed
+    memory: the short runs learn from earlier runs on this storage, and are remembered
+    tau: temperature that softens both distributions
+    alpha: weight of the teachers' term; the labels' term has 1 - alpha
+    weight_decay: of the optimiser
+    epsilon: share of its accuracy that the student must gain by one more link
+    """
+    knobs = dict(locals())
+    mentors = _teachers(teachers, width)
+    stage = _distilled(published.kd(alpha, tau), "hpm", epochs, lr, rows, seed, teachers=mentors)
+    student = stage.student
+    if target_params is not None or compression is not None:
+        student = compressed(mentors["teacher"].student, target_params=target_params, compression=compression)
+    optimiser = SGD(lr, weight_decay=weight_decay)
+    stage = replace(stage, student=student, budget=replace(stage.budget, optimiser=optimiser))
+    if adaptive:
+        fixed = ("chain", "attention", "temperature", *(() if chain else ("epsilon",)))
+        return Adaptive(hpm, {**knobs, "adaptive": False}, fixed=fixed, memory=memory)
+    return hpm_of(stage, chain=chain, attention=attention, temperature=temperature, epsilon=epsilon)
 
 
 METHODS = {
@@ -464,14 +534,13 @@ def _distilled(
     width: int = 4,
     replicas: int = 4,
     teachers: Mapping[str, Stage] | None = None,
-    cache: str = "auto",
 ) -> Stage:
     """The student under an objective, taught by `teacher` unless there are others."""
     budget = Budget(epochs, batch_size=128, optimiser=SGD(lr))
     teachers = {"teacher": teacher()} if teachers is None else teachers
     return Stage(
         CNN(width, shape=SHAPE), objective, _view(replicas, rows), teachers,
-        budget=budget, seed=seed, cache=cache, label=label,
+        budget=budget, seed=seed, label=label,
     )  # fmt: skip
 
 
@@ -483,12 +552,12 @@ def _alone(label: str, epochs: int, lr: float, rows: int | None, seed: int) -> S
     return _distilled(1.0 * CrossEntropy(), label, epochs, lr, rows, seed, teachers={})
 
 
-def _teachers(count: int) -> dict[str, Stage]:
-    """The teacher, then narrower ones."""
+def _teachers(count: int, width: int = TEACHERS[0]) -> dict[str, Stage]:
+    """The teacher, of this width, then narrower ones."""
     if not 0 <= count <= len(TEACHERS):
         raise ValueError(f"teachers={count}: 0 to {len(TEACHERS)} would be right")
     names = ["teacher", *(f"teacher{i}" for i in range(1, count))][:count]
-    written = (teacher(width, seed=i) for i, width in enumerate(TEACHERS))
+    written = (teacher(each * width // TEACHERS[0], seed=i) for i, each in enumerate(TEACHERS))
     return {name: replace(each, label=name) for name, each in zip(names, written, strict=False)}
 
 

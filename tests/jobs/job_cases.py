@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from raykd import recipes
-from raykd.recipes import Knob, Recipe
+from raykd.recipes import Deferred, Knob, Recipe, Written
+from raykd.search.adaptive import cheapest
 from raykd.stage import Pretrained, Stage
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "classroom": {"peers": 2, "quality": "weak"},
     "smskd": {"extra": 1},
     "crd": {"negatives": 64},
+    "hpm": {"adaptive": False, "chain": False},
 }
 """What a recipe needs besides few epochs and few rows."""
 
@@ -45,10 +47,16 @@ def module(job: str) -> ModuleType:
     return recipes.load_file(ROOT / "jobs" / f"{job}.py")
 
 
-def written(target: str, data: Path, **knobs: Any) -> Stage:
-    """The stage of a recipe; `data` is where CIFAR-100 is, for those that ask."""
+def returned(target: str, data: Path, **knobs: Any) -> Written:
+    """What a recipe returns; `data` is where CIFAR-100 is, for those that ask."""
     recipe = RECIPES[target]
-    return recipe.stage(**({"data": str(data)} if "data" in recipe.knobs else {}), **knobs)
+    return recipe.returned(**({"data": str(data)} if "data" in recipe.knobs else {}), **knobs)
+
+
+def written(target: str, data: Path, **knobs: Any) -> Stage:
+    """The stage that it writes with these knobs; of several, the first."""
+    found = returned(target, data, **knobs)
+    return cheapest(found.default if isinstance(found, Deferred) else found)
 
 
 def write_cifar100(folder: Path, train: int = 100, test: int = 40) -> Path:
@@ -76,7 +84,10 @@ def small(job: str, **changes: Any) -> Iterator[ModuleType]:
 
 def another(knob: Knob) -> Any:
     """Another value that the knob may have."""
-    special = {"then": "dkd,fitnet", "first": "dkd", "tap": "stage3", "seed": 1, "pair": "vgg13-vgg8"}
+    special = {
+        "then": "dkd,fitnet", "first": "dkd", "tap": "stage3", "seed": 1, "replicas": 2, "pair": "vgg13-vgg8",
+        "target_params": 90_000, "compression": 2.0,
+    }  # fmt: skip
     if knob.name in special:
         return special[knob.name]
     if isinstance(knob.kind, tuple):

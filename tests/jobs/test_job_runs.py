@@ -120,27 +120,37 @@ def test_a_pair_of_the_literature_distils_from_a_file(name: str, cifar: Path, tm
 
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)  # each actor takes 3 s to start
     yield
     ray.shutdown()
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("_ray")
-def test_recipes_run_on_ray(tmp_path: Path) -> None:
-    rows = Dataset(FashionMNIST("test"), validation=0.05, holdout=0.05, limit=512)
-    with small("fashion", FASHION=rows):
-        stages = [
-            RECIPES[f"fashion:{name}"].stage(epochs=2, rows=256, **knobs)
-            for name, knobs in {
-                "kd": {},
-                "review": {},
-                "classroom": {"peers": 2, "quality": "weak"},
-                "smskd": {"first": "attention", "extra": 1},
-            }.items()
-        ]
-    runner = Cluster(Storage(tmp_path), Display(quiet=True))
+@pytest.fixture
+def fashion() -> Iterator[ModuleType]:
+    """The job, on few rows."""
+    with small("fashion", FASHION=Dataset(FashionMNIST("test"), validation=0.05, holdout=0.05, limit=512)) as found:
+        yield found
+
+
+def cluster(storage: Storage) -> Cluster:
+    runner = Cluster(storage, Display(quiet=True))
     runner._own = True  # as on a Ray of the run's own: one worker trains in this process
+    return runner
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray", "fashion")
+def test_recipes_run_on_ray(tmp_path: Path) -> None:
+    stages = [
+        RECIPES[f"fashion:{name}"].stage(epochs=2, rows=256, **knobs)
+        for name, knobs in {
+            "kd": {},
+            "review": {},
+            "classroom": {"peers": 2, "quality": "weak"},
+            "smskd": {"first": "attention", "extra": 1},
+        }.items()
+    ]
+    runner = cluster(Storage(tmp_path))
     for stage, trained in zip(stages, runner.run(*stages), strict=True):
         assert trained.metrics["val_top1"] > 0
         assert trained.stage == stage
@@ -148,3 +158,22 @@ def test_recipes_run_on_ray(tmp_path: Path) -> None:
     assert asked["peer0"] == asked["peer1"] == 2 * 256
     refusing = Refusing(Storage(tmp_path), Display(quiet=True))
     assert [each.metrics for each in refusing.run(*stages)] == [each.metrics for each in runner.run(*stages)]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray", "fashion")
+@pytest.mark.parametrize("name", of("fashion"))
+def test_every_recipe_of_fashion_runs_on_ray_with_teachers_that_answer_from_the_cache(
+    name: str, storage: Storage
+) -> None:
+    knobs = {} if name == "teacher" else {"rows": 256}
+    stage = RECIPES[f"fashion:{name}"].stage(epochs=2, **knobs, **SMALL.get(name, {}))
+    runner = cluster(storage)
+    (trained,) = runner.run(stage)
+    assert 0 <= trained.metrics["val_top1"] <= 1
+    taught = [each for each in graph(stage) if isinstance(each, Stage) and each.kept]
+    assert [each for each in taught if each.cache == "off"] == []
+    assert runner.counts.cache_rows > 0 or not stage.kept
+    (again,) = Refusing(storage, Display(quiet=True)).run(stage)
+    assert again.metrics == trained.metrics
