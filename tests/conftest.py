@@ -17,6 +17,10 @@ from raykd import cli
 sys.path.insert(0, str(Path(__file__).parent))  # `import laws` from any folder of tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")  # tests share two cores with nobody who must go first
+# real processes are forked by a server that has imported, once, what they run
+multiprocessing.get_context("forkserver").set_forkserver_preload(
+    ["raykd.cli", "raykd.runtime.cluster", "sklearn.datasets"]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +53,5 @@ def raykd(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture(scope="session")
 def processes() -> Any:
-    """A context for real processes, forked by a server that has imported the cache once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["raykd.cache"])
-    return context
+    """A context for real processes."""
+    return multiprocessing.get_context("forkserver")

@@ -20,7 +20,7 @@ def train(root: Path, stage: Stage, world: int = 2) -> None:
     """Train a stage whose teachers have answered already."""
     meeting = root / "meeting"
     meeting.unlink(missing_ok=True)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     workers = [context.Process(target=_one, args=(rank, world, root, stage, meeting)) for rank in range(world)]
     for worker in workers:
         worker.start()

@@ -22,6 +22,7 @@ from raykd.labeling.placement import Actors
 from raykd.labeling.pool import Streamed
 from raykd.models import weights
 from raykd.runtime import Display, Local
+from raykd.runtime import cluster as clusters
 from raykd.runtime.cluster import Cluster
 from raykd.runtime.runner import Trained
 from raykd.stage import Pretrained, Stage
@@ -36,6 +37,13 @@ def _ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _pools_of_two(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer actors than there could be: each takes 3 s of a core to start."""
+    if "workers" not in request.fixturenames:
+        monkeypatch.setattr(clusters, "_resources", lambda: (2, 0))
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +153,7 @@ def test_what_pools_stream_to_the_workers_is_what_is_computed_in_place(
 ) -> None:
     stage = taught_by(teacher, cache="off")
     runner = Cluster(Storage(tmp_path / "streamed"), Display(quiet=True), workers=workers, overlap=True)
+    runner._own = workers == 1
     assert isinstance(runner.live(), Streamed)
     streamed = runner.run(stage)[0]
     in_place = local(tmp_path / "in place", stage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,59 +13,36 @@ from typing import Any
 
 import pytest
 import tiny
+from runs import JOBS, Run, shards, start
 
-JOBS = str(Path(__file__).parents[1] / "tiny_jobs.py")
-REPLICAS, EPOCHS = 12, 12
-
-
-def command(storage: Path, *words: str) -> list[str]:
-    knobs = ["--replicas", str(REPLICAS), "--epochs", str(EPOCHS)]
-    return [
-        sys.executable,
-        "-m",
-        "raykd",
-        "run",
-        f"{JOBS}:slow",
-        *knobs,
-        "--storage",
-        str(storage),
-        "--no-baseline",
-        *words,
-    ]
+REPLICAS = EPOCHS = 12
 
 
-def finish(storage: Path, *words: str) -> dict[str, Any]:
-    done = subprocess.run(command(storage, "--json", *words), capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def started(storage: Path, *words: str) -> Run:
+    return start("slow", storage, "--replicas", str(REPLICAS), "--epochs", str(EPOCHS), *words)
 
 
 def kill_when(storage: Path, reached: Callable[[], bool], *words: str) -> None:
     """Start the run, and kill it once `reached` says so."""
-    storage.mkdir(exist_ok=True)
-    with (
-        (storage / "log").open("w") as log,
-        subprocess.Popen(command(storage, *words), stdout=log, stderr=log) as process,
-    ):
-        give_up = time.monotonic() + 120
-        while not reached():
-            assert process.poll() is None, f"it ended too early: {(storage / 'log').read_text()}"
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    time.sleep(3)  # Ray's own processes notice and end
-
-
-def shards(storage: Path) -> int:
-    return len(list(storage.glob("cache/v1/*/*/views/*/*.arrow")))
+    run = started(storage, *words)
+    run.wait_for(reached)
+    run.kill()
 
 
 def epochs(storage: Path) -> int:
     return max((len(path.read_text().splitlines()) for path in storage.glob("stages/*/metrics.jsonl")), default=0)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What comes of the run when nobody kills it."""
+    return started(tmp_path_factory.mktemp("undisturbed") / "storage", "--local").result()
+
+
 @pytest.mark.parametrize("words", [("--local",), pytest.param((), marks=pytest.mark.ray)], ids=["local", "ray"])
-def test_killed_twice_it_finishes_and_computes_no_committed_row_again(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_killed_twice_it_finishes_and_computes_no_committed_row_again(
+    tmp_path: Path, words: tuple[str, ...], undisturbed: dict[str, Any]
+) -> None:
     storage = tmp_path / "killed"
     kill_when(storage, lambda: shards(storage) >= 4, *words)
     committed = shards(storage)
@@ -74,20 +50,20 @@ def test_killed_twice_it_finishes_and_computes_no_committed_row_again(tmp_path: 
     kill_when(storage, lambda: shards(storage) == REPLICAS and epochs(storage) >= 5, *words)
     trained = epochs(storage)
     assert 5 <= trained < EPOCHS
-    done = finish(storage, *words)
+    done = started(storage, *words).result()
     assert done["teacher_rows"] == {"teacher": 0}
     assert done["cache_rows"] == (EPOCHS - trained) * (tiny.rows() // 32) * 32
 
-    undisturbed = finish(tmp_path / "undisturbed", "--local")
     assert undisturbed["teacher_rows"] == {"teacher": REPLICAS * tiny.rows()}
     # the last digit depends on how many threads add up, which Ray decides for its workers
     assert done["metrics"] == pytest.approx(undisturbed["metrics"], abs=1e-6)
 
 
 def test_the_rest_of_a_killed_labeling_is_what_was_not_committed(tmp_path: Path) -> None:
-    kill_when(tmp_path, lambda: shards(tmp_path) >= 3, "--local")
-    committed = shards(tmp_path)
-    done = finish(tmp_path, "--local")
+    storage = tmp_path / "killed"
+    kill_when(storage, lambda: shards(storage) >= 3, "--local")
+    committed = shards(storage)
+    done = started(storage, "--local").result()
     assert done["teacher_rows"] == {"teacher": (REPLICAS - committed) * tiny.rows()}
 
 
@@ -106,12 +82,20 @@ def test_a_killed_driver_leaves_no_worker_of_its_cluster_behind(tmp_path: Path) 
                 continue  # it ended while we looked
         return found
 
-    os.environ["RAYKD_MARK"] = str(tmp_path)
-    try:
-        kill_when(tmp_path, lambda: shards(tmp_path) >= 2)
-    finally:
-        del os.environ["RAYKD_MARK"]
-    end = time.monotonic() + 60
+    storage, log = tmp_path / "storage", tmp_path / "log"
+    command = [sys.executable, "-m", "raykd", "run", f"{JOBS}:slow", "--storage", str(storage), "--no-baseline"]
+    environment = {**os.environ, "RAYKD_MARK": str(tmp_path)}
+    end = time.monotonic() + 120
+    with (
+        log.open("w") as said,
+        subprocess.Popen(command, stdout=said, stderr=said, env=environment) as process,
+    ):
+        while shards(storage) < 2:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert of_this_run()
+        process.send_signal(signal.SIGKILL)
     while (left := of_this_run()) and time.monotonic() < end:
-        time.sleep(0.5)
+        time.sleep(0.2)
     assert not left

@@ -27,7 +27,7 @@ from raykd.storage import Storage
 from raykd.training.loop import DivergedError
 
 
-@pytest.fixture(params=[2, 1])
+@pytest.fixture(scope="module", params=[2, 1])
 def _ray(request: pytest.FixtureRequest) -> Iterator[None]:
     ray.init(address="local", num_cpus=request.param, include_dashboard=False, log_to_driver=False)
     yield
@@ -205,28 +205,3 @@ def test_a_mistake_is_one_line(tmp_path: Path, settings: Any, words: str) -> Non
     with pytest.raises(ValueError, match=words) as error:
         make_runner(tmp_path, **settings)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.ray
-def test_the_command_line_selects_and_shows_the_candidates(raykd: Any, tmp_path: Path) -> None:
-    target = f"{Path(__file__).parents[1] / 'tiny_jobs.py'}:chained"
-    planned = raykd("plan", target, "--json").json
-    assert [each["label"] for each in planned["candidates"]] == ["chained", "chained, 1 link", "chained, 2 links"]
-    assert len(planned["steps"]) == 8  # the student alone, the teacher, and 1 + 2 + 3 more
-    assert raykd("eval", target).code == 2  # nothing was selected yet
-    done = raykd("run", target, "--json", "--parallel", "2")
-    assert done.code == 0, done.err
-    found = done.json
-    assert [each["links"] for each in found["candidates"]][:2] == [0, 1]
-    (taken,) = [each for each in found["candidates"] if each["taken"]]
-    assert (taken["stage"], taken["label"]) == (found["stage"], found["label"])
-    assert taken["value"] == found["metrics"]["val_top1"]
-    assert all(len(each["networks"]) == len(each["parameters"]) == each["links"] + 1 for each in found["candidates"])
-    for word in ("candidates", "gain", "taken", "student distilled", "retention"):
-        assert word in done.out
-    again = raykd("run", target, "--json", "--local").json
-    assert again["candidates"] == found["candidates"]
-    assert again["metrics"] == found["metrics"]
-    assert "train" not in again["seconds"]
-    assert raykd("eval", target, "--json").json["stage"] == found["stage"]
-    assert "HPM-KD" in raykd("cite", target).out

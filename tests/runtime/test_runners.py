@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,12 +118,16 @@ def test_another_temperature_asks_the_teacher_nothing_and_trains_another_student
 
 
 @pytest.mark.ray
-def test_a_worker_group_trains_what_local_trains(grouped: MakeRunner, tmp_path: Path) -> None:
+def test_a_worker_group_trains_what_local_trains_and_leaves_interrupts_as_they_were(
+    grouped: MakeRunner, tmp_path: Path
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
     expected = run(lambda root, **_: Local(Storage(root), Display(quiet=True)), tmp_path / "local", tiny.student())
     found = run(grouped, tmp_path / "other", tiny.student())
     assert found.metrics == pytest.approx(expected.metrics, abs=1e-3)
     for one, other in zip(lines(found), lines(expected), strict=True):
         assert one["terms"] == pytest.approx(other["terms"], rel=1e-3)
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_more_replicas_are_added_to_those_that_are_there(runner: MakeRunner, tmp_path: Path) -> None:

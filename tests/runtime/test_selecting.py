@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import raykd
+from raykd.answers import Tally
 from raykd.budget import Budget
 from raykd.identity import fingerprint
 from raykd.methods.auto_chain import auto_chain
@@ -22,6 +24,8 @@ from raykd.runtime.selecting import chosen, compared, resolve
 from raykd.selection import Selection
 from raykd.stage import Stage
 from raykd.storage import Storage, write_json
+from raykd.training.job import TrainingJob
+from raykd.training.loop import Epoch
 
 SEVERAL = Selection(tuple(tiny.student(seed=seed) for seed in range(5)), epsilon=0.05)
 BRIEF = Budget(1, batch_size=32)
@@ -118,6 +122,66 @@ def test_a_chain_is_resolved_by_training_and_what_exists_is_not_done_again(tmp_p
     assert "train" not in again.counts.seconds
 
 
+class Counting(Local):
+    """A runner that notes what it trains."""
+
+    def __init__(self, root: Path):
+        super().__init__(Storage(root), Display(quiet=True), any_teacher=True)
+        self.trained: list[str] = []
+
+    def train(self, job: TrainingJob, on_epoch: Callable[[Epoch], None]) -> Tally:
+        self.trained.append(fingerprint(job.stage))
+        return super().train(job, on_epoch)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_links_that_nested_candidates_share_are_trained_once(tmp_path: Path, at_once: int) -> None:
+    wide = replace(tiny.teacher(epochs=1), student=MLP((48,), shape=tiny.SHAPE))
+    stage = replace(SMALL, teachers={"teacher": wide})
+    written = auto_chain(stage, 3, epsilon=0.0, spacing="nested")
+    selection = replace(written, metric="val_nll")
+    runner = Counting(tmp_path)
+    resolve(selection, runner, speculative=at_once)
+    assert len(runner.trained) == len(set(runner.trained))
+    made = [each.stage for each in compared(selection, runner.storage)]
+    distinct = {fingerprint(each) for candidate in made for each in _all(candidate)}
+    assert set(runner.trained) == distinct
+    # the teacher, a student for each candidate, and a link for each but the first: none is there twice
+    assert len(distinct) == 1 + len(made) + (len(made) - 1)
+    apart = [each for candidate in made for each in _all(candidate)]
+    assert len(apart) > len(distinct)  # one after the other, without sharing, it would have been so many
+
+
+def _all(stage: Stage) -> list[Stage]:
+    above = [each for teacher in stage.teachers.values() if isinstance(teacher, Stage) for each in _all(teacher)]
+    return [*above, stage]
+
+
 def test_run_takes_a_selection_from_python(tmp_path: Path) -> None:
     done = raykd.run(auto_chain(SMALL, 1), storage=tmp_path, local=True, quiet=True)
     assert fingerprint(done.stage) in {fingerprint(each) for each in auto_chain(SMALL, 1).candidates}
+
+
+@pytest.mark.ray
+def test_the_command_line_selects_and_shows_the_candidates(raykd: Any, tmp_path: Path) -> None:
+    target = f"{Path(__file__).parents[1] / 'tiny_jobs.py'}:chained"
+    planned = raykd("plan", target, "--json").json
+    assert [each["label"] for each in planned["candidates"]] == ["chained", "chained, 1 link", "chained, 2 links"]
+    assert len(planned["steps"]) == 8  # the student alone, the teacher, and 1 + 2 + 3 more
+    assert raykd("eval", target).code == 2  # nothing was selected yet
+    done = raykd("run", target, "--json", "--parallel", "2")
+    assert done.code == 0, done.err
+    found = done.json
+    assert [each["links"] for each in found["candidates"]][:2] == [0, 1]
+    (taken,) = [each for each in found["candidates"] if each["taken"]]
+    assert (taken["stage"], taken["label"]) == (found["stage"], found["label"])
+    assert taken["value"] == found["metrics"]["val_top1"]
+    assert all(len(each["networks"]) == len(each["parameters"]) == each["links"] + 1 for each in found["candidates"])
+    for word in ("candidates", "gain", "taken", "student distilled", "retention"):
+        assert word in done.out
+    again = raykd("run", target, "--json", "--local").json
+    assert again["candidates"] == found["candidates"]
+    assert again["metrics"] == found["metrics"]
+    assert "train" not in again["seconds"]
+    assert raykd("eval", target, "--json").json["stage"] == found["stage"]
+    assert "HPM-KD" in raykd("cite", target).out
