@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,20 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # tests share two cores with 
 multiprocessing.get_context("forkserver").set_forkserver_preload(
     ["raykd.cli", "raykd.runtime.cluster", "sklearn.datasets"]
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cores() -> Iterator[None]:
+    """RAYKD_TEST_CPUS=1: every Ray that this process starts has so many cores, whatever a test asks for."""
+    if cpus := os.environ.get("RAYKD_TEST_CPUS"):
+        import ray
+
+        with pytest.MonkeyPatch.context() as patch:
+            init = ray.init
+            patch.setattr(ray, "init", lambda *given, **settings: init(*given, **{**settings, "num_cpus": int(cpus)}))
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -129,7 +129,9 @@ class GateEntropy(Term):
         gate, names = context.build(self.weights, context.teachers), context.teachers
 
         def compute(batch: Batch) -> Tensor:
-            negative_B: Tensor = -torch.special.entr(gate(batch, names)).sum(0)
+            # of a teacher that the gate has given up, 0 is no place to differentiate x log x
+            given_MB = gate(batch, names).clamp_min(torch.finfo(torch.float32).tiny)
+            negative_B: Tensor = -torch.special.entr(given_MB).sum(0)
             return negative_B
 
         return compute

@@ -78,6 +78,16 @@ def test_an_even_gate_has_the_entropy_ln_m_and_a_sure_one_none() -> None:
         torch.testing.assert_close(criterion(seen)[0], torch.zeros(6))
 
 
+def test_a_gate_that_has_given_a_teacher_up_has_finite_gradients() -> None:
+    criterion, seen = built(1.0 * GateEntropy(GATE)), batch()
+    with torch.no_grad():
+        attention(criterion).score.bias.copy_(torch.tensor([300.0, 0.0, -300.0]))
+    criterion(seen).sum().backward()
+    gradients = [parameter.grad for parameter in criterion.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_the_gate_learns_through_the_target_of_the_divergence() -> None:
     term = DistillEnsemble(KL(), GATE, Constant(2.0))
     criterion = built(1.0 * term)
