@@ -36,7 +36,6 @@ from raykd.labeling.placement import Actors
 from raykd.plan import plan as plan_of
 from raykd.runtime import Display, check_actors, chosen, evaluation, make_runner, open_storage, resolve
 from raykd.search.adapting import compared, settled
-from raykd.search.adapting import resolve as adapt
 from raykd.search.adaptive import Adaptive
 from raykd.search.remember import remember
 from raykd.selection import Selection
@@ -149,7 +148,7 @@ def run(
     stage = selection.candidates[0]
     runner.heading = (*explained, f"L = {stage.objective}")
     if isinstance(returned, Adaptive):
-        trained = adapt(returned, runner, speculative=parallel or 1, baseline=baseline)
+        trained = returned.resolve(runner, speculative=parallel or 1, baseline=baseline)
         selection = _selection(returned, runner.storage)
         OUT.print(report.proposals_table(compared(returned, runner.storage)))
     else:

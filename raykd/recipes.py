@@ -52,6 +52,10 @@ class Deferred(ABC):
     def default(self) -> Stage | Selection:
         """What it is if nothing speaks for anything else."""
 
+    @abstractmethod
+    def resolve(self, runner: Any, *, speculative: int = 1, baseline: bool = False) -> Any:
+        """The stage that a `runtime.Runner` decides for, made real: `runtime.Trained`."""
+
 
 Written = Stage | Selection | Deferred
 

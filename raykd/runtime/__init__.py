@@ -18,6 +18,7 @@ import torch
 from raykd.answers import Verify
 from raykd.device import PRECISIONS, device
 from raykd.labeling.placement import OTHERS, Actors
+from raykd.recipes import Deferred, Written
 from raykd.runtime.filling import OnMissing
 from raykd.runtime.progress import Display
 from raykd.runtime.runner import Local, Runner, Trained
@@ -46,7 +47,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def run(
-    stage: Stage | Selection,
+    stage: Written,
     *,
     storage: str | Path = "storage",
     local: bool = False,
@@ -61,11 +62,12 @@ def run(
     verify: Verify = "sample",
     quiet: bool = False,
 ) -> Trained:
-    """Make a stage real, or one of several, and return its network and metrics; what exists on the storage is not done again.
+    """Make what a recipe returns real and return its network and metrics; what exists on the storage is not done again.
 
     On Ray, or with `local=True` in this process. Raises `ValueError` for a mistake, before any work.
     """
-    selection = stage if isinstance(stage, Selection) else Selection((stage,))
+    written = stage.default if isinstance(stage, Deferred) else stage
+    selection = written if isinstance(written, Selection) else Selection((written,))
     runner = make_runner(
         storage,
         local=local,
@@ -80,6 +82,9 @@ def run(
         verify=verify,
         display=Display(quiet),
     )
+    if isinstance(stage, Deferred):
+        trained: Trained = stage.resolve(runner, speculative=parallel or 1)
+        return trained
     return resolve(selection, runner, speculative=parallel or 1)
 
 

@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from raykd.identity import fingerprint
 from raykd.recipes import Deferred, Recipe, Written
@@ -28,6 +29,9 @@ from raykd.search.axes import Configuration
 from raykd.search.space import Space, space_of
 from raykd.selection import Selection
 from raykd.stage import Stage
+
+if TYPE_CHECKING:
+    from raykd.runtime import Runner, Trained
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,14 @@ class Adaptive(Deferred):
                 f"{self} trains for {self.first.budget.trained} epoch: 2 or more would be right, so that there are short runs"
             )
         assert self.space.axes, "a space of which nothing is left is refused"
+
+    def resolve(self, runner: Runner, *, speculative: int = 1, baseline: bool = False) -> Trained:
+        """See `adapting.resolve`."""
+        from raykd.search.adapting import (
+            resolve,  # here, because recipes import this file, and need nothing that trains
+        )
+
+        return resolve(self, runner, speculative=speculative, baseline=baseline)
 
     @property
     def recipe(self) -> Recipe:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from refusing import Refusing
 from safetensors.torch import load_file
 
+from raykd import run
 from raykd.cite import bibliography
 from raykd.identity import fingerprint
 from raykd.models import weights
@@ -452,3 +453,10 @@ def test_what_a_search_tries_of_such_a_recipe_is_what_it_writes_with_just_these_
     assert fingerprint(recipe.written(tau=3.0)) == fingerprint(recipe.written(tau=3.0, adaptive=False))
     assert fingerprint(recipe.stage(tau=3.0)) == fingerprint(recipe.stage(tau=3.0, adaptive=False))
     assert any("moving" in source or "HPM-KD" in source for source in bibliography(recipe.stage()))
+
+
+def test_it_runs_from_python_too(tmp_path: Path) -> None:
+    managed = tiny_jobs.managed()
+    assert isinstance(managed, Adaptive)
+    trained = run(managed, storage=tmp_path, local=True, quiet=True)
+    assert trained.stage == settled(managed, Storage(tmp_path))
