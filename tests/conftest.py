@@ -24,10 +24,21 @@ multiprocessing.get_context("forkserver").set_forkserver_preload(
 )
 
 
+CPUS = "RAYKD_TEST_CPUS"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is about several cores is left out where there is one."""
+    if os.environ.get(CPUS) == "1":
+        for item in items:
+            if item.get_closest_marker("cores"):
+                item.add_marker(pytest.mark.skip(reason="about work on several cores"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cores() -> Iterator[None]:
     """RAYKD_TEST_CPUS=1: every Ray that this process starts has so many cores, whatever a test asks for."""
-    if cpus := os.environ.get("RAYKD_TEST_CPUS"):
+    if cpus := os.environ.get(CPUS):
         import ray
 
         with pytest.MonkeyPatch.context() as patch:

@@ -306,6 +306,7 @@ class Exploding(SGD):
 
 
 @pytest.mark.ray
+@pytest.mark.cores
 @pytest.mark.usefixtures("_ray")
 def test_two_workers_train_what_one_trains_though_their_shares_differ_by_a_row(tmp_path: Path) -> None:
     stage = tiny.with_batch(tiny.student(), 25)

@@ -17,6 +17,7 @@ import tiny
 from test_search import JOBS, of
 
 from raykd import cli
+from raykd.identity import fingerprint
 from raykd.runtime import Display
 from raykd.runtime.cluster import Cluster
 from raykd.search.memory import Memory
@@ -94,7 +95,7 @@ def test_a_population_changes_its_knobs_on_the_way_and_can_be_made_again(tmp_pat
     (trained,) = runner.run(best.stage)
     assert {name: best.metrics[name] for name in ("val_top1", "test_top1")}.items() <= trained.metrics.items()
     remembered = {each.fingerprint for each in Memory(runner.storage.root).read("kd")}
-    assert len(remembered) == sum(len(each.parts) == 1 for each in result.tried)
+    assert remembered == {fingerprint(each.stage) for each in result.tried if len(each.parts) == 1}
 
 
 @pytest.mark.usefixtures("_ray")
