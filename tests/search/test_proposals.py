@@ -121,6 +121,17 @@ def test_proposals_made_together_are_kept_apart() -> None:
     assert distance[~np.eye(8, dtype=bool)].min() > 0.03
 
 
+def test_a_small_space_is_proposed_whole_and_nothing_twice() -> None:
+    space = Space({"method": Choice("kd", "dkd"), "beta": Choice(1.0, 8.0, when={"method": "dkd"})})
+    records = [
+        replace(each, configuration=space.active({**each.configuration, "beta": 8.0}) | {"epochs": 30})
+        for each in history(7, 16)
+    ]
+    found = [each.configuration for each in propose(records, NEW, space, {"method": "kd"}, 9)]
+    every = [{"method": "kd"}, {"method": "dkd", "beta": 1.0}, {"method": "dkd", "beta": 8.0}]
+    assert sorted(map(str, found)) == sorted(map(str, every))
+
+
 def test_what_is_running_pushes_others_away() -> None:
     records = history(7, 16)
     (first,) = asked(records, 1)
