@@ -190,6 +190,7 @@ def trials_to(share: float, number: int, memory: list[Record] | None, limit: int
     return limit
 
 
+@pytest.mark.slow
 def test_a_memory_of_other_tasks_finds_the_optimum_in_fewer_trials_than_chance() -> None:
     """Seven other tasks of sixteen trials; whose optimum, and whose level, depend on features that the new one has too."""
     numbers = [500 + i for i in range(6)]

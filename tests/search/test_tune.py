@@ -84,20 +84,26 @@ def test_a_trial_that_fails_is_alone_with_its_error(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_ray")
 def test_a_population_changes_its_knobs_on_the_way_and_can_be_made_again(tmp_path: Path) -> None:
-    result, runner = found("kd", tmp_path, scheduler="pbt", interval=1, trials=4, given={"epochs": 6})
-    assert {each.status for each in result.tried} == {"done"}
-    assert {each.epochs for each in result.tried} == {6}
-    assert [each.parts[-1][1] for each in result.tried] == [6] * 4
-    assert any(len(each.parts) > 1 for each in result.tried)
+    for seed in range(3):  # whose weights are taken over is the scheduler's to draw, and it may be nobody's
+        result, runner = found("kd", tmp_path, scheduler="pbt", interval=1, trials=4, given={"epochs": 6}, seed=seed)
+        assert [each.error for each in result.tried] == [""] * 4
+        assert {each.status for each in result.tried} == {"done"}
+        assert {each.epochs for each in result.tried} == {6}
+        assert [each.parts[-1][1] for each in result.tried] == [6] * 4
+        if changed := {fingerprint(each.stage) for each in result.tried if len(each.parts) > 1}:
+            break
+    assert changed
     best = result.best
     assert best is not None
     assert best.stage is not None
     (trained,) = runner.run(best.stage)
     assert {name: best.metrics[name] for name in ("val_top1", "test_top1")}.items() <= trained.metrics.items()
     remembered = {each.fingerprint for each in Memory(runner.storage.root).read("kd")}
-    assert remembered == {fingerprint(each.stage) for each in result.tried if len(each.parts) == 1}
+    assert remembered >= {fingerprint(each.stage) for each in result.tried if len(each.parts) == 1}
+    assert not remembered & changed  # they are of no configuration
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_ray")
 def test_accuracy_against_size_leaves_small_networks_on_the_front(tmp_path: Path) -> None:
     result, _ = found("sized", tmp_path, searcher="optuna", against=("parameters",), trials=5)
