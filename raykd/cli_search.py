@@ -13,8 +13,9 @@ from raykd.report_search import as_json as as_json_of
 from raykd.report_search import front_table, trials_table
 from raykd.runtime import Display, make_runner
 from raykd.search import space_of
-from raykd.search.search import METRICS, Search
+from raykd.search.search import Search
 from raykd.search.surrogate import Goal
+from raykd.selection import METRICS
 
 
 @click.command(cls=OfTarget)

@@ -63,3 +63,8 @@ class Selection:
 
     def __str__(self) -> str:
         return f"{self.candidates[0]}, or one of {len(self.candidates) - 1} others"
+
+
+def cheapest(written: Stage | Selection) -> Stage:
+    """A stage, or the first of several."""
+    return written.candidates[0] if isinstance(written, Selection) else written

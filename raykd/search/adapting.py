@@ -23,13 +23,13 @@ from raykd.places import Place, place
 from raykd.plan import needed
 from raykd.runtime.runner import Runner, Trained
 from raykd.runtime.selecting import resolve as select
-from raykd.search.adaptive import Adaptive, cheapest
+from raykd.search.adaptive import Adaptive
 from raykd.search.axes import Configuration
 from raykd.search.memory import Memory
 from raykd.search.meta import Features, features
 from raykd.search.proposals import propose
 from raykd.search.record import Record, record
-from raykd.selection import Selection
+from raykd.selection import Selection, cheapest
 from raykd.stage import Stage
 from raykd.storage import Storage, read_json
 from raykd.training.loop import DivergedError

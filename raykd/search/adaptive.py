@@ -27,7 +27,7 @@ from raykd.identity import fingerprint
 from raykd.recipes import Deferred, Recipe, Written
 from raykd.search.axes import Configuration
 from raykd.search.space import Space, space_of
-from raykd.selection import Selection
+from raykd.selection import Selection, cheapest
 from raykd.stage import Stage
 
 if TYPE_CHECKING:
@@ -153,8 +153,3 @@ class Adaptive(Deferred):
 
     def _default(self, name: str) -> object:
         return self.recipe.knobs[name].default
-
-
-def cheapest(written: Stage | Selection) -> Stage:
-    """A stage, or the first of several."""
-    return written.candidates[0] if isinstance(written, Selection) else written

@@ -12,7 +12,7 @@ from raykd.search.memory import Memory
 from raykd.search.meta import features
 from raykd.search.record import record
 from raykd.search.space import Space
-from raykd.selection import Selection
+from raykd.selection import cheapest
 from raykd.stage import Stage
 from raykd.storage import Storage
 
@@ -29,5 +29,4 @@ def remember(recipe: Recipe, knobs: Mapping[str, Value], trained: Trained, stora
 def task(recipe: Recipe, knobs: Configuration) -> Stage:
     """The stage that stands for the task: what is searched has its published defaults, so all of a space is one task."""
     space = getattr(recipe.function, "space", Space({}))
-    written = recipe.written(**{**knobs, **space.defaults(recipe)})
-    return written.candidates[0] if isinstance(written, Selection) else written
+    return cheapest(recipe.written(**{**knobs, **space.defaults(recipe)}))

@@ -3,7 +3,7 @@
     Search(recipe, space, goal, trials)      which knobs of a recipe are the best
     Found                                    every trial with what came of it, and the best one
 
-Shapes: none; trials are counted from 0 in the order in which they were suggested.
+Trials are counted from 0 in the order in which they began.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raykd.search.axes import Configuration, Value
 from raykd.search.record import Status
 from raykd.search.space import Space
 from raykd.search.surrogate import Goal
-from raykd.selection import Selection
+from raykd.selection import METRICS, Selection, cheapest
 from raykd.stage import Stage
 
 Scheduler = Literal["asha", "median", "pbt", "pb2", "none"]
@@ -27,8 +27,6 @@ Searcher = Literal["optuna", "random", "memory"]
 Cost = Literal["parameters", "flops", "latency_ms"]
 POPULATION = ("pbt", "pb2")
 ACCURACY = Goal()
-METRICS = ("val_top1", "val_nll")
-"""Those of the validation split: the test split is for the final figure."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,7 @@ class Search:
     @cached_property
     def default(self) -> Stage:
         """The stage that the defaults write; of several, the cheapest."""
-        written = self.written(self.defaults)
-        return written.candidates[0] if isinstance(written, Selection) else written
+        return self.stage(self.defaults)
 
     @cached_property
     def epochs(self) -> int:
@@ -107,8 +104,7 @@ class Search:
 
     def stage(self, configuration: Configuration) -> Stage:
         """The same; of several, the cheapest."""
-        written = self.written(configuration)
-        return written.candidates[0] if isinstance(written, Selection) else written
+        return cheapest(self.written(configuration))
 
     def check(self) -> None:
         """Raise `ValueError` for a space that the scheduler cannot search, before any work."""

@@ -25,7 +25,7 @@ from raykd.models import Architecture, size
 from raykd.runtime import Display, Local, resolve
 from raykd.search.axes import Configuration
 from raykd.search.search import Search
-from raykd.selection import Selection
+from raykd.selection import Selection, cheapest
 from raykd.stage import Stage
 from raykd.storage import Storage
 from raykd.training import metrics
@@ -71,7 +71,7 @@ class Trial:
         Raises what the recipe and the training raise.
         """
         written = self.search.written(configuration)
-        stage = written.candidates[0] if isinstance(written, Selection) else written
+        stage = cheapest(written)
         fixed = costs(stage.student)
 
         def tell(_: Epoch) -> None:

@@ -121,7 +121,7 @@ def _tuner(
         algorithm = ConcurrencyLimiter(_searcher(search, records, task, begun), at_once)
     return tune.Tuner(
         trainable,
-        param_space={name: _draws(axis) for name, axis in search.space.axes.items()} if population else None,
+        param_space={name: _domain(axis) for name, axis in search.space.axes.items()} if population else None,
         tune_config=tune.TuneConfig(
             search_alg=algorithm,
             scheduler=_scheduler(search),
@@ -261,13 +261,17 @@ def _scheduler(search: Search) -> schedulers.TrialScheduler:
         from ray.tune.schedulers.pb2 import PB2  # here, as all that a trial's process need not import
 
         return PB2(**goal, perturbation_interval=search.grace, hyperparam_bounds=bounds)
-    draws = {name: _draws(axis) for name, axis in search.space.axes.items()}
+    # of a choice it takes a list, whose neighbours it moves to
+    draws = {
+        name: list(axis.values) if isinstance(axis, Choice) else _domain(axis)
+        for name, axis in search.space.axes.items()
+    }
     return schedulers.PopulationBasedTraining(**goal, perturbation_interval=search.grace, hyperparam_mutations=draws)
 
 
-def _draws(axis: Axis) -> Any:
+def _domain(axis: Axis) -> Any:
     if isinstance(axis, Choice):
-        return list(axis.values)
+        return tune.choice(list(axis.values))
     assert isinstance(axis, Range)
     return tune.loguniform(axis.low, axis.high) if axis.log else tune.uniform(axis.low, axis.high)
 

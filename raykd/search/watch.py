@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raykd.identity import fingerprint
@@ -50,7 +50,7 @@ class Watch:
         self.runner.display.line(
             f"  {self.count} of {self.search.trials} trials: {tried.status} after {tried.epochs} epochs: {value}  {knobs}"
         )
-        if not failed:
+        if not failed:  # what the error was is known at the end
             self._append([tried])
 
     def tried(self, number: int, result: Any) -> Tried:
@@ -93,10 +93,8 @@ class Watch:
     def _record(self, tried: Tried) -> Record:
         assert tried.stage is not None, "only what has a stage is remembered"
         knobs = {**self.search.given, **tried.configuration}
-        error = RuntimeError(tried.error) if tried.error else None
-        return record(
-            self.search.recipe, knobs, tried.stage, self.runner.storage, self.task, cost=tried.seconds, error=error
-        )
+        found = record(self.search.recipe, knobs, tried.stage, self.runner.storage, self.task, cost=tried.seconds)
+        return replace(found, status="failed", error=tried.error) if tried.error else found
 
 
 def _told(name: str) -> bool:
@@ -104,5 +102,9 @@ def _told(name: str) -> bool:
 
 
 def _words(error: Exception | None) -> str:
-    """The last line of what Tune says, which is type and message."""
-    return "" if error is None else [line for line in str(error).splitlines() if line.strip()][-1].strip()
+    """Type and message: the last line of what Tune says, without the module of the type."""
+    if error is None:
+        return ""
+    said = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+    kind, colon, message = said.partition(": ")
+    return f"{kind.rpartition('.')[2]}{colon}{message}"

@@ -26,6 +26,12 @@ def kd(tau: float = 2.0, lr: float = 0.05, width: int = 16, epochs: int = 4, see
     return _written(tau, lr, width, epochs, seed)
 
 
+@searched(tau=Range(1.0, 8.0), lr=Choice(0.02, 0.05, 0.2))
+def mixed(tau: float = 2.0, lr: float = 0.05, epochs: int = 6) -> Stage:
+    """One with a range and a choice."""
+    return _written(tau, lr, 16, epochs, 0)
+
+
 @searched(width=Range(2, 32, log=True), lr=Range(0.01, 0.5, log=True))
 def sized(width: int = 16, lr: float = 0.05, epochs: int = 2) -> Stage:
     """One whose student may be small."""

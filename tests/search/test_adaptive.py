@@ -26,9 +26,8 @@ from raykd.runtime import Display, Local
 from raykd.runtime.runner import Trained
 from raykd.search import Adaptive, Range, searched, space_of
 from raykd.search.adapting import Tried, compared, resolve, settled
-from raykd.search.adaptive import cheapest
 from raykd.search.memory import Memory
-from raykd.selection import Selection
+from raykd.selection import Selection, cheapest
 from raykd.stage import Stage
 from raykd.storage import Storage, write_json, write_text
 from raykd.training.loop import DivergedError

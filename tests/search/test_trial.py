@@ -40,6 +40,18 @@ def test_each_epoch_is_reported_with_the_best_so_far_and_the_end_with_everything
     assert reports[-1]["teacher_rows"] == tiny.rows()  # nobody had labeled them
 
 
+def test_what_a_stage_needs_is_made_without_it_and_then_its_trial_asks_nobody(tmp_path: Path) -> None:
+    search, storage = of("kd"), Storage(tmp_path)
+    runner = Local(storage, Display(quiet=True))
+    runner.prepare(search.default)
+    assert runner.counts.teacher_rows == {"teacher": tiny.rows()}
+    assert storage.result(search.default.teachers["teacher"]) is not None
+    assert storage.result(search.default) is None
+    reports = list[Mapping[str, float]]()
+    Trial(search, storage, {}).run(search.defaults, lambda found: reports.append(dict(found)))
+    assert {each["teacher_rows"] for each in reports} == {0}
+
+
 def test_what_exists_is_reported_once_and_not_done_again(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     Trial(of("kd"), storage, {}).run(A, lambda _: None)

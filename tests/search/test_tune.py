@@ -61,6 +61,10 @@ def test_teachers_label_once_and_what_one_search_found_the_next_one_knows(tmp_pa
     }
     assert len({each.task for each in records}) == 1
 
+    again, runner = found("kd", tmp_path, scheduler="asha", searcher="optuna", trials=5)
+    assert again.tried == first.tried  # it was over
+    assert not runner.counts.teacher_rows
+
     second, runner = found("kd", tmp_path, searcher="memory", trials=3, seed=1)
     assert not runner.counts.teacher_rows
     assert not [each for each in second.tried if each.configuration in [other.configuration for other in first.tried]]
@@ -85,11 +89,12 @@ def test_a_trial_that_fails_is_alone_with_its_error(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_ray")
 def test_a_population_changes_its_knobs_on_the_way_and_can_be_made_again(tmp_path: Path) -> None:
     for seed in range(3):  # whose weights are taken over is the scheduler's to draw, and it may be nobody's
-        result, runner = found("kd", tmp_path, scheduler="pbt", interval=1, trials=4, given={"epochs": 6}, seed=seed)
+        result, runner = found("mixed", tmp_path, scheduler="pbt", interval=1, trials=4, seed=seed)
         assert [each.error for each in result.tried] == [""] * 4
         assert {each.status for each in result.tried} == {"done"}
         assert {each.epochs for each in result.tried} == {6}
         assert [each.parts[-1][1] for each in result.tried] == [6] * 4
+        assert {each.configuration["lr"] for each in result.tried} <= {0.02, 0.05, 0.2}
         if changed := {fingerprint(each.stage) for each in result.tried if len(each.parts) > 1}:
             break
     assert changed
@@ -98,7 +103,7 @@ def test_a_population_changes_its_knobs_on_the_way_and_can_be_made_again(tmp_pat
     assert best.stage is not None
     (trained,) = runner.run(best.stage)
     assert {name: best.metrics[name] for name in ("val_top1", "test_top1")}.items() <= trained.metrics.items()
-    remembered = {each.fingerprint for each in Memory(runner.storage.root).read("kd")}
+    remembered = {each.fingerprint for each in Memory(runner.storage.root).read("mixed")}
     assert remembered >= {fingerprint(each.stage) for each in result.tried if len(each.parts) == 1}
     assert not remembered & changed  # they are of no configuration
 
