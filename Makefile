@@ -21,8 +21,8 @@ lint: $(SETUP) ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## everything
-	$(BIN)/pytest
+test: lint ## everything, on two cores
+	$(BIN)/pytest -n 2 --dist loadfile
 
 fast: $(SETUP) ## what needs no cluster
 	$(BIN)/pytest -m "not ray"

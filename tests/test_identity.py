@@ -140,7 +140,6 @@ def named(x: int) -> int:
         ({1: 2}, "key 1"),
         ({1, 2}, "set"),
     ],
-    ids=str,
 )
 def test_what_has_no_identity_is_refused_by_name_and_place(value: object, words: str) -> None:
     with pytest.raises(ValueError, match=r"spec\.leaves\[1\]\.value") as error:

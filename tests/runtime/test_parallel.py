@@ -34,12 +34,20 @@ def _ray(request: pytest.FixtureRequest) -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """What runs several tests at once may have told this process to leave interrupts to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 two_cpus = pytest.mark.parametrize("_ray", [2], indirect=True)
 
 
 def slow(stage: Stage, label: str) -> Stage:
     """Takes its time over every batch."""
-    return replace(stage, view=replace(stage.view, ops=(*stage.view.ops, tiny_jobs.Slow(0.02))), label=label)
+    return replace(stage, view=replace(stage.view, ops=(*stage.view.ops, tiny_jobs.Slow(0.05))), label=label)
 
 
 def teachers(**changes: Any) -> dict[str, Stage]:
@@ -105,7 +113,7 @@ def test_an_error_ends_those_that_wait_for_it_and_is_raised_when_the_others_are_
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("_ray", "_interruptible")
 @two_cpus
 def test_an_interrupt_ends_all_that_is_running(tmp_path: Path) -> None:
     budget = replace(tiny.teacher().budget, epochs=10_000)
