@@ -28,7 +28,9 @@ CPUS = "RAYKD_TEST_CPUS"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is about several cores is left out where there is one."""
+    """What takes longest comes first, so that two processes end together; what is about several cores is left out on one."""
+    on_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in on_ray)
     if os.environ.get(CPUS) == "1":
         for item in items:
             if item.get_closest_marker("cores"):
