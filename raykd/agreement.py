@@ -8,9 +8,11 @@ size:
     topk       max |log p(stored) - log p(fresh)|          <=  the same, with maxima over the stored classes as norms
     sampled    draws that fresh logits would not give      <=  one in `FLIPPED`: those between two classes of much the same mass
 
+Of rows of several positions the worst one counts, and another number of positions is no agreement.
+
 For dense logits it bounds the KL between both as well, by half the square of the difference (Hoeffding, see codecs/codec.py).
 
-Shapes: B rows, W numbers of a row, C classes, K stored classes, N draws.
+Shapes: B rows, W numbers of a row, C classes, K stored classes or positions, N draws, M positions of all rows.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raykd.cache.codecs import Codec
+from raykd.cache.codecs import Codec, Positions
 from raykd.sparse import Sparse
 
 FACTOR = 4.0
@@ -42,6 +44,8 @@ def difference(
 
     Raises `ValueError`, naming the row, for fresh values that the codec would not store.
     """
+    if isinstance(codec, Positions):
+        return _worst(codec, stored, fresh_B, ids_B, replica, noise)
     again = codec.encode(fresh_B, ids_B, replica)
     if codec.kind == "sampled":
         return _flipped(stored["ids"], again["ids"])
@@ -60,6 +64,29 @@ def difference(
         size_B = _norm(fresh_BW)
     far_B: NDArray[np.float64] = distance_B / (FACTOR * error_B + noise * size_B + TINY)
     return far_B
+
+
+def _worst(
+    codec: Positions,
+    stored: Columns,
+    fresh_B: NDArray[np.float32],
+    ids_B: NDArray[np.int64],
+    replica: int,
+    noise: float,
+) -> NDArray[np.float64]:
+    """That of each row's worst position. [B]"""
+    there_BK, stored_M = codec.rows(stored, fresh_B.shape[1])
+    again_BK, _ = codec.rows(codec.encode(fresh_B, ids_B, replica), fresh_B.shape[1])
+    as_many_B = (there_BK == again_BK).all(1)
+    both_BK = there_BK & as_many_B[:, None]
+    kept_M = both_BK[there_BK]
+    columns_M = {name: column[kept_M] for name, column in stored_M.items()}
+    far_BK = np.zeros(there_BK.shape)
+    if kept_M.any():
+        ids_M = np.repeat(ids_B, both_BK.sum(1))
+        far_BK[both_BK] = difference(codec.of, columns_M, fresh_B[both_BK], ids_M, replica, noise)
+    worst_B: NDArray[np.float64] = np.where(as_many_B, far_BK.max(1), np.inf)
+    return worst_B
 
 
 def _log_error(read: Sparse, fresh_BC: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -8,7 +8,9 @@
 A stage says it with `cache`: "auto" (as above), a codec or its name, "features", or "off": nothing is stored and teachers
 are asked at every step.
 
-Shapes: B batch, C classes, D features.
+Of tokens each position asked is kept so, side by side with the others of its row.
+
+Shapes: B batch, C classes, D features, M positions asked.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raykd.cache import Reader
-from raykd.cache.codecs import DENSE_F16, Codec, auto, named
+from raykd.cache.codecs import DENSE_F16, Codec, Positions, auto, named
 from raykd.models import Architecture
 from raykd.models.weights import load
 from raykd.signals import LOGITS, Observable, Signal
@@ -41,6 +43,8 @@ class Kept:
     stored: Observable
     """What lies in the cache: the signal itself, or the features under the classifier."""
     codec: Codec
+    targets: int = 0
+    """Positions of a row that are stored, at most; 0: a row is one (see `raykd.tokens`)."""
 
     @property
     def by_head(self) -> bool:
@@ -49,7 +53,8 @@ class Kept:
 
     def shape(self, architecture: Architecture) -> tuple[int, ...]:
         """Shape of one stored row."""
-        return self.stored.shape(architecture.tap_shape)
+        shape = self.stored.shape(architecture.tap_shape)
+        return (self.targets, *shape) if self.targets else shape
 
     def bytes_per_row(self, architecture: Architecture) -> int:
         """Bytes that a row takes in the cache, without its id and checksum."""
@@ -66,12 +71,14 @@ def way(cache: str | Codec) -> str | Codec:
         raise ValueError(f"cache={cache!r}: {', '.join(WAYS)} or a codec would be right; {error}") from None
 
 
-def keep(signal: Observable, architecture: Architecture, cache: str | Codec) -> Kept:
-    """How a signal of a teacher of this architecture is kept under a stage's `cache`.
+def keep(signal: Observable, architecture: Architecture, cache: str | Codec, targets: int = 0) -> Kept:
+    """How a signal of a teacher of this architecture is kept under a stage's `cache`, at so many positions of a row.
 
     Raises `ValueError` for features of an architecture without a linear head, and for rows that the codec cannot hold.
     """
     kept = _keep(signal, architecture, cache)
+    if targets:
+        kept = replace(kept, codec=Positions(kept.codec), targets=targets)
     kept.codec.check(kept.shape(architecture))
     return kept
 
@@ -107,11 +114,11 @@ class KeptReader:
     head: Head | None = None
 
     def take(self, replicas_B: ArrayLike, positions_B: ArrayLike, *, pin: bool = False) -> dict[str, Tensor]:
-        """The stored columns of these rows, in pinned memory if asked for."""
+        """The stored columns of these rows, in pinned memory if asked for. [B, ...]"""
         return self.reader.take(replicas_B, positions_B, pin=pin)
 
     def decode(self, columns: Mapping[str, Tensor]) -> Tensor | Sparse:
-        """The signal's values, where the columns lie."""
+        """The signal's values, where the columns lie; of sequences, of each position asked. [B, ...] or [M, ...]"""
         values = self.reader.codec.decode(columns, self.reader.shape)
         return values if self.head is None else self.head(values)
 

@@ -6,7 +6,8 @@
 so labeling pays as soon as E N > V, over all epochs and trials together, and at best saves the factor 1 + F_t / (3 F_s).
 Planning loads data to name it and trains nothing.
 
-F_t, F_s: FLOPs of one forward pass of one row by the teachers and the student; a training step costs three.
+F_t, F_s: FLOPs of one forward pass of one row by the teachers and the student, as far as something is read of it; a training
+step costs three.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any
 
 from raykd.identity import fingerprint
 from raykd.models import size
+from raykd.objective import STUDENT
 from raykd.order import Order
+from raykd.signals import Observable
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 
@@ -35,11 +38,13 @@ class Filling:
     """Rows that the teacher must still compute."""
     bytes: int
     """Size of the missing part in the cache."""
+    taps: tuple[str, ...] = ("logits",)
+    """How far into the teacher the signals lie: nothing beyond is computed."""
 
     @property
     def flops(self) -> int:
         """FLOPs that the teacher will take."""
-        return self.missing * size(self.teacher.architecture).flops
+        return self.missing * size(self.teacher.architecture, self.taps).flops
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,10 @@ class Step:
 
     @cached_property
     def flops(self) -> int:
-        """FLOPs of the training that is left to do; 0 when it is done."""
+        """FLOPs of the training that is left to do, up to the deepest tap that it reads; 0 when it is done."""
         if self.done or isinstance(self.network, Pretrained):
             return 0
-        return 3 * size(self.network.student).flops * _rows(self.network) * self.network.budget.trained
+        return 3 * _forward(self.network) * _rows(self.network) * self.network.budget.trained
 
     @property
     def updates(self) -> int:
@@ -74,8 +79,10 @@ class Step:
     @property
     def saving(self) -> float:
         """How many times cheaper cached training can get than asking the teachers at every step: 1 + F_t / (3 F_s)."""
-        teachers = sum(size(filling.teacher.architecture).flops for filling in self.fillings)
-        return 1 + teachers / (3 * size(self.network.architecture).flops)
+        if not isinstance(self.network, Stage) or not self.fillings:
+            return 1.0
+        teachers = sum(size(filling.teacher.architecture, filling.taps).flops for filling in self.fillings)
+        return 1 + teachers / max(3 * _forward(self.network), 1)
 
 
 @dataclass(frozen=True)
@@ -174,7 +181,7 @@ def _fillings(stage: Stage, storage: Storage) -> Iterator[Filling]:
     for name, teacher in needed(stage).items():
         if stage.cache == "off":
             asked = _rows(stage) * stage.budget.trained
-            yield Filling(name, teacher, asked, asked, bytes=0)
+            yield Filling(name, teacher, asked, asked, bytes=0, taps=_taps(stage.needs[name]))
             continue
         rows = missing = _rows(stage) * stage.seen.replicas
         kept = stage.kept[name]
@@ -185,7 +192,16 @@ def _fillings(stage: Stage, storage: Storage) -> Iterator[Filling]:
         # two signals may be kept as one: logits as the features under them, which are a signal too
         stored = {(each.stored, each.codec): each.bytes_per_row(teacher.architecture) for each in kept}
         row = sum(stored.values())
-        yield Filling(name, teacher, rows, missing, bytes=row * missing)
+        yield Filling(name, teacher, rows, missing, bytes=row * missing, taps=_taps(each.stored for each in kept))
+
+
+def _forward(stage: Stage) -> int:
+    """FLOPs of one pass of one row through the student."""
+    return size(stage.student, _taps(stage.needs.get(STUDENT, ()))).flops
+
+
+def _taps(signals: Iterable[Observable]) -> tuple[str, ...]:
+    return tuple(sorted({tap for signal in signals for tap in signal.taps()}))
 
 
 def _rows(stage: Stage) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd import tokens
 from raykd.agreement import difference
 from raykd.cache import Entry, Slot, input_checksums
 from raykd.cache.checksum import ids_digest
@@ -109,6 +110,8 @@ def _compared(
     positions_B = entry.positions(slot).start + places_B
     inputs_B = origin.view.batch(positions_B, np.full(len(positions_B), slot.replica)).inputs_B
     fresh_B = teacher(inputs_B)[origin.signal]
+    if targets := origin.view.dataset.targets:
+        fresh_B = tokens.padded(fresh_B, tokens.counts(inputs_B).numpy(), targets)
     codec, noise = entry.shards.own_codec(), NOISE[origin.precision]
     try:
         far_B = difference(codec, stored.columns, fresh_B, stored.ids_R, slot.replica, noise)

@@ -5,22 +5,30 @@
     Signal(tap)             the activation as it is                             C H W numbers a row, for a map
     Resized(tap, size)      a map, average-pooled                               C size^2
     Attention(tap, size)    where a map is active: mean_c A_c^2, normalised     H W, or size^2
+    Projected(of, dim)      n(x) P, x another signal's row, P random            dim
 
 The cache stores signals and objectives read them; neither sees a network. The raw input is a tap as well ("input"), so a
 gate may look at it.
 
-Shapes: B batch; whatever follows is the signal's own shape: C channels, H height and W width of a map.
+Shapes: B batch; whatever follows is the signal's own shape: C channels, H height and W width of a map; D width of a vector.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import lru_cache
+from typing import Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from raykd import rng
+
+Matrix = Literal["gaussian", "identity"]
 
 
 @runtime_checkable
@@ -135,6 +143,74 @@ class Attention:
 
     def __str__(self) -> str:
         return f"attention of {self._source}"
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Another signal's row, flattened, normalised and projected to `dim` numbers, where the network runs.
+
+    "gaussian": P has independent entries of N(0, 1 / dim), so lengths stay about as they are; it is a function of the seed and
+    the two widths, the same bits on any machine. "identity": the first `dim` numbers, unprojected. See `normalised`.
+
+    Raises `ValueError` for a width below 1, another matrix and, when its shape is asked for, for fewer numbers than an identity
+    keeps.
+    """
+
+    of: Observable
+    dim: int
+    seed: int = 0
+    matrix: Matrix = "gaussian"
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"Projected({self.of}, dim={self.dim}): a width of 1 or more would be right")
+        if self.matrix not in get_args(Matrix):
+            raise ValueError(
+                f"matrix={self.matrix!r} of Projected: one of {', '.join(get_args(Matrix))} would be right"
+            )
+
+    def taps(self) -> tuple[str, ...]:
+        """Those of what is projected."""
+        return self.of.taps()
+
+    def observe(self, taps: Mapping[str, Tensor]) -> Tensor:
+        """The projection in float32. [B, dim]"""
+        rows_BD = normalised(self.of.observe(taps))
+        if self.matrix == "identity":
+            return rows_BD[:, : self.dim]
+        with torch.autocast(rows_BD.device.type, enabled=False):
+            return rows_BD @ _gaussian(self.seed, rows_BD.shape[1], self.dim).to(rows_BD.device)
+
+    def shape(self, tap_shape: Callable[[str], tuple[int, ...]]) -> tuple[int, ...]:
+        """(dim,)"""
+        width = math.prod(self.of.shape(tap_shape))
+        if self.matrix == "identity" and self.dim > width:
+            raise ValueError(f"{self}: it has {width} numbers, and an identity keeps at most those")
+        return (self.dim,)
+
+    def __str__(self) -> str:
+        if self.matrix == "identity":
+            return f"the first {self.dim} of {self.of}"
+        return f"{self.of} projected to {self.dim}, seed {self.seed}"
+
+
+def normalised(values: Tensor) -> Tensor:
+    """Each row as one vector less its mean and divided by its length: layer norm without parameters, at length 1.
+
+    Of a variance near 1e-5 or less a row gets shorter the flatter it is: one that is flat is 0, and its gradient is finite.
+    It looks at nothing but the row, so every worker finds the same. [B, D] float32
+    """
+    rows_BD = values.float().flatten(1)
+    width = rows_BD.shape[1]
+    return F.layer_norm(rows_BD, (width,), eps=1e-5) / math.sqrt(width)
+
+
+@lru_cache(maxsize=16)
+def _gaussian(seed: int, width: int, dim: int) -> Tensor:
+    """[D, dim] float32"""
+    with torch.inference_mode(False):  # whoever asks first may not want gradients, others do
+        entries_Dd = rng.normal(seed, width, dim, np.arange(width)[:, None], np.arange(dim)) / math.sqrt(dim)
+        return torch.from_numpy(entries_Dd).float()
 
 
 def _map_shape(signal: Observable, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -108,7 +108,10 @@ class Stage:
     def kept(self) -> dict[str, tuple[Kept, ...]]:
         """How each signal that it reads of a teacher is kept, in the order of their names."""
         return {
-            name: tuple(keep(signal, teacher.architecture, self.cache) for signal in sorted(self.needs[name], key=str))
+            name: tuple(
+                keep(signal, teacher.architecture, self.cache, self.view.dataset.targets)
+                for signal in sorted(self.needs[name], key=str)
+            )
             for name, teacher in self.teachers.items()
             if name in self.needs
         }
@@ -174,6 +177,11 @@ def _check(stage: Stage) -> None:
         raise ValueError(f"a teacher is named {STUDENT!r}, which is the trained network's name: call it something else")
     dataset = stage.view.dataset
     for name, architecture in _architectures(stage):
+        if bool(architecture.vocabulary) != bool(dataset.vocabulary) or architecture.vocabulary < dataset.vocabulary:
+            raise ValueError(
+                f"{name} ({architecture}) reads {_words(architecture.vocabulary)}, and the dataset has"
+                f" {_words(dataset.vocabulary)}"
+            )
         if architecture.shape != dataset.shape:
             raise ValueError(
                 f"{name} ({architecture}) takes inputs of shape {architecture.shape}, and the dataset has {dataset.shape}"
@@ -249,6 +257,10 @@ def part(architecture: Architecture, path: str) -> nn.Module:
     except AttributeError:
         there = ", ".join(name for name, _ in body.named_children())
         raise ValueError(f"{architecture} has no part {path!r}: it has {there}, and what is in them") from None
+
+
+def _words(vocabulary: int) -> str:
+    return f"{vocabulary} tokens" if vocabulary else "numbers"
 
 
 def _architectures(stage: Stage) -> Iterator[tuple[str, Architecture]]:

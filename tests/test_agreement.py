@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raykd.agreement import difference
-from raykd.cache.codecs import Codec, DenseF16, DenseU8, Sampled, TopKF16, TopKU8
+from raykd.cache.codecs import Codec, DenseF16, DenseU8, Positions, Sampled, TopKF16, TopKU8
 
 CODECS: list[Codec] = [DenseF16(), DenseU8(), TopKF16(8), TopKU8(8), TopKF16(500), Sampled(64)]
 NOISE = 2.0**-8
@@ -62,3 +62,20 @@ def test_what_is_no_number_agrees_with_nothing():
     fresh[5, 7] = np.nan
     with pytest.raises(ValueError, match="row 5 holds nan"):
         far(DenseF16(), logits(0), fresh)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_of_several_positions_the_worst_one_counts(codec):
+    fresh = logits(0).reshape(R // 4, 4, C)
+    fresh[3, 2:] = np.nan
+    ids = np.arange(len(fresh))
+
+    def off(stored: np.ndarray) -> np.ndarray:
+        positions = Positions(codec)
+        return difference(positions, positions.encode(stored, ids, 3), fresh, ids, 3, NOISE)
+
+    assert (off(fresh) <= 1).all()
+    other = fresh.copy()
+    other[5, 1] = -other[5, 1]
+    other[3, 1] = np.nan  # one position fewer
+    assert np.flatnonzero(off(other) > 1).tolist() == [3, 5]

@@ -20,7 +20,7 @@ ROOT = Path(raykd.__file__).parent
 RAY = {"labeling.pool", "training.worker", "runtime.cluster", "search.tune"}
 LAYERS = [  # each may import from those above it
     {"places"},
-    {"identity", "rng", "device", "signals", "sparse", "collective", "shown"},
+    {"identity", "rng", "device", "signals", "sparse", "collective", "shown", "tokens"},
     {"batch", "data", "models", "cache"},
     {"objective", "kept", "rebuild", "agreement"},
     {"terms", "budget", "features"},

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kstest, norm
 
 from raykd import rng
 
@@ -55,3 +58,27 @@ def test_a_permutation_has_each_number_once_and_changes_with_its_coordinates() -
     assert sorted(order) == list(range(1000))
     assert order.tolist() != rng.permutation(1000, 7, 1).tolist()
     assert order.tolist() == rng.permutation(1000, 7, 0).tolist()
+
+
+def test_normal_numbers_are_box_and_mullers_of_two_uniform_ones() -> None:
+    ids = np.arange(3000)
+    expected = [
+        math.sqrt(-2 * math.log(1 - u)) * math.cos(2 * math.pi * v - math.pi)
+        for u, v in zip(rng.uniform(5, ids, 0).tolist(), rng.uniform(5, ids, 1).tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(rng.normal(5, ids), expected, rtol=0, atol=1e-13)
+
+
+def test_normal_numbers_are_normal_and_uncorrelated() -> None:
+    drawn = rng.normal(3, np.arange(400)[:, None], np.arange(250))
+    assert kstest(drawn.ravel(), norm.cdf).pvalue > 0.001
+    assert abs(np.mean(drawn**4) - 3) < 5 * math.sqrt(96 / drawn.size)
+    assert abs(np.corrcoef(drawn[:, :-1].ravel(), drawn[:, 1:].ravel())[0, 1]) < 0.02
+    assert abs(np.corrcoef(drawn.ravel(), rng.normal(4, np.arange(400)[:, None], np.arange(250)).ravel())[0, 1]) < 0.02
+
+
+def test_logarithm_and_cosine_are_right_to_the_fourteenth_digit_where_they_are_used() -> None:
+    x = np.concatenate([rng.uniform(1, np.arange(5000)) + 2.0**-53, [2.0**-53, 0.5, np.nextafter(0.5, 0), 1.0]])
+    np.testing.assert_allclose(rng._log(x), np.log(x), rtol=1e-14, atol=1e-15)
+    angle = np.linspace(-math.pi, math.pi, 5001)
+    np.testing.assert_allclose(rng._cos(angle), np.cos(angle), rtol=0, atol=1e-14)

@@ -1,27 +1,38 @@
-"""What can be observed in a network: attention maps and smaller maps, and what they cost in the cache."""
+"""What can be observed in a network: attention maps, smaller maps and projections, and what they cost in the cache."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from scipy.stats import kstest, norm
 
 from raykd.data import View
 from raykd.features import Features
 from raykd.identity import canonical, fingerprint
 from raykd.methods.attention import AttentionTransfer
+from raykd.methods.extraction import Extraction
 from raykd.methods.fitnet import FitNet
 from raykd.models import CNN, MLP, VGG, Architecture, MobileNetV2, ResNet, ShuffleNetV2, WideResNet
 from raykd.plan import Filling, plan
 from raykd.rebuild import known, rebuild
-from raykd.signals import LOGITS, Attention, Observable, Resized, Signal
+from raykd.signals import LOGITS, Attention, Observable, Projected, Resized, Signal, _gaussian, normalised
 from raykd.stage import Stage
 from raykd.storage import Storage
 from raykd.terms import CrossEntropy, Distill
 
-SIGNALS = [Signal("t"), Resized("t", 2), Resized("t", 3), Attention("t"), Attention("t", 2)]
+SIGNALS = [
+    Signal("t"), Resized("t", 2), Resized("t", 3), Attention("t"), Attention("t", 2), Projected(Signal("t"), 5),
+    Projected(Signal("t"), 200, seed=1), Projected(Resized("t", 2), 5), Projected(Attention("t"), 7, matrix="identity"),
+]  # fmt: skip
 
 
 def a_map(rows: int = 3, shape: tuple[int, ...] = (4, 6, 4)) -> torch.Tensor:
@@ -102,6 +113,107 @@ class TestSignal:
         assert rebuild(canonical(signal), known(tmp_path)) == signal
 
 
+def matrix_of(signal: Projected, width: int) -> torch.Tensor:
+    """P, read off what becomes of the differences of two units. [width - 1, dim]"""
+    units = torch.eye(width)[:-1] - torch.eye(width)[1:]
+    return signal.observe({"t": units}) * math.sqrt(2)
+
+
+def test_a_projection_is_of_the_normalised_row_by_entries_of_variance_one_by_its_width() -> None:
+    width, dim = 600, 300
+    differences = matrix_of(Projected(Signal("t"), dim, seed=4), width)[::2] / math.sqrt(2)  # of independent entries
+    assert kstest(differences.flatten().numpy() * math.sqrt(dim), norm.cdf).pvalue > 0.001
+    other = matrix_of(Projected(Signal("t"), dim, seed=5), width)[::2] / math.sqrt(2)
+    assert torch.corrcoef(torch.stack([differences.flatten(), other.flatten()]))[0, 1].abs() < 0.02
+    rows = torch.rand(200, width)
+    lengths = Projected(Signal("t"), dim).observe({"t": rows}).square().sum(1)
+    assert (lengths - 1).abs().max() < 6 * math.sqrt(2 / dim)  # Johnson and Lindenstrauss
+
+
+def test_a_projection_is_linear_in_the_normalised_row() -> None:
+    signal = Projected(Signal("t"), 9, seed=2)
+    values = a_map()
+    matrix = matrix_of(signal, values[0].numel()).double()
+    rows = normalised(values).double()
+    partial_sums = rows.cumsum(1)[:, :-1]  # sum_i x_i P_i, for rows that sum to 0, in the differences of neighbours
+    torch.testing.assert_close(signal.observe({"t": values}).double(), partial_sums @ matrix, rtol=1e-3, atol=1e-3)
+
+
+def test_a_normalised_row_has_mean_zero_and_length_one_whatever_its_scale_and_level() -> None:
+    values = a_map(rows=5)
+    rows = normalised(values)
+    torch.testing.assert_close(rows.mean(1), torch.zeros(5), atol=1e-6, rtol=0)
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(5), atol=1e-4, rtol=0)
+    for same in (300 * values, values + 7, 0.3 * values - 2):
+        torch.testing.assert_close(normalised(same), rows, atol=1e-4, rtol=0)
+    direct = [[(x - sum(row) / len(row)) for x in row] for row in values.double().flatten(1).tolist()]
+    expected = torch.tensor([[x / math.sqrt(sum(y * y for y in row)) for x in row] for row in direct])
+    torch.testing.assert_close(rows, expected, atol=1e-4, rtol=0)
+    flat = torch.full((2, 6), 3.0, requires_grad=True)
+    normalised(flat)[:, 0].sum().backward()
+    assert not normalised(flat).any()
+    assert flat.grad is not None
+    assert flat.grad.isfinite().all()
+
+
+def test_an_identity_keeps_the_first_numbers() -> None:
+    values = a_map()
+    found = Projected(Signal("t"), 7, matrix="identity").observe({"t": values})
+    assert torch.equal(found, normalised(values)[:, :7])
+
+
+PROJECTING = """
+import hashlib, torch
+from raykd.signals import Projected, Signal, _gaussian
+print(hashlib.sha256(_gaussian(3, 70, 20).numpy().tobytes()).hexdigest())
+"""
+
+
+def test_the_matrix_is_the_same_bits_in_another_process_on_other_threads() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "5"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROJECTING], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == hashlib.sha256(_gaussian(3, 70, 20).numpy().tobytes()).hexdigest()
+
+
+def test_a_matrix_made_without_gradients_serves_where_there_are_some() -> None:
+    signal = Projected(Signal("t"), 11, seed=99)
+    with torch.inference_mode():
+        signal.observe({"t": torch.rand(2, 13)})
+    values = torch.rand(2, 13, requires_grad=True)
+    signal.observe({"t": values}).sum().backward()
+    assert values.grad is not None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_projection_on_a_gpu_is_that_on_a_cpu() -> None:
+    values, signal = a_map(), Projected(Signal("t"), 20)
+    torch.testing.assert_close(signal.observe({"t": values.cuda()}).cpu(), signal.observe({"t": values}))
+
+
+def test_what_is_projected_to_what_is_identity() -> None:
+    of = Signal("t")
+    others = [
+        Projected(of, 5), Projected(of, 6), Projected(of, 5, seed=1), Projected(Signal("u"), 5),
+        Projected(Resized("t", 2), 5), Projected(of, 5, matrix="identity"),
+    ]  # fmt: skip
+    assert len({fingerprint(signal) for signal in others}) == len({str(signal) for signal in others}) == 6
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda: Projected(Signal("t"), 0), r"dim=0\): a width of 1 or more"),
+        (lambda: Projected(Signal("t"), 5, matrix="hadamard"), "matrix='hadamard' of Projected: one of gaussian"),  # type: ignore[arg-type]
+        (lambda: Projected(Signal("t"), 9, matrix="identity").shape(lambda _: (2, 2, 2)), "it has 8 numbers"),
+    ],
+)
+def test_a_projection_that_cannot_be_is_refused(write: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        write()
+
+
 def test_signals_are_told_apart_by_name_and_by_fingerprint() -> None:
     assert len({str(signal) for signal in SIGNALS}) == len({fingerprint(signal) for signal in SIGNALS}) == len(SIGNALS)
 
@@ -164,6 +276,7 @@ def test_the_plan_prices_a_map_by_its_places_and_an_activation_by_all_its_number
     assert price(FitNet("stage1"), tmp_path).bytes == rows * 2 * channels * places
     assert price(AttentionTransfer("stage1", size=4), tmp_path).bytes == rows * 2 * 16
     assert price(FitNet("stage1", size=4), tmp_path).bytes == rows * 2 * channels * 16
+    assert price(Extraction("stage1", size=4, teacher_size=4, dim=10), tmp_path).bytes == rows * 2 * 10
     (kept,) = stage(AttentionTransfer("stage1")).kept["teacher"]
     assert kept.signal == kept.stored == Attention("stage1")
     assert kept.bytes_per_row(CNN(6, shape=tiny.SHAPE)) == 2 * places

@@ -62,6 +62,16 @@ class Dataset:
         """The shape of one input."""
         return self.train.shape
 
+    @property
+    def vocabulary(self) -> int:
+        """How many different tokens an input may hold; 0: inputs are numbers."""
+        return self.train.vocabulary
+
+    @property
+    def targets(self) -> int:
+        """At how many positions of a row an answer is asked at most; 0: the row has one label."""
+        return self.train.targets
+
     def split(self, name: Split) -> Rows:
         """The rows of a split, a pure function of the seed, ids and labels; remembered.
 
@@ -84,7 +94,7 @@ class Dataset:
         self.train.check()
         if self.test is not None:
             name = f"the test source {type(self.test).__name__}"
-            check_rows(name, self.test.load(), classes=self.classes, shape=self.shape)
+            check_rows(name, self.test.load(), self.train)
         for split in get_args(Split):
             self.split(split)
 

@@ -76,6 +76,17 @@ class Mixing(ABC):
         """The mixed inputs, of the same type and shape."""
 
 
+class Asking(ABC):
+    """Changes which positions of a sequence are asked about, and the tokens with them. See `raykd.tokens`."""
+
+    def check(self, shape: tuple[int, ...]) -> None:  # noqa: B027  most take any
+        """Raise `ValueError` if it cannot take inputs of this shape (2, L)."""
+
+    @abstractmethod
+    def __call__(self, inputs_B2L: Tensor, labels_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The changed inputs, and labels for the positions that they ask about; a row's depend on that row alone."""
+
+
 @dataclass(frozen=True)
 class Crop(Operation):
     """A window of the image's own size from the image with a border around it."""

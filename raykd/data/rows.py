@@ -2,7 +2,9 @@
 
 Ids and labels are in memory; inputs are gathered by position when asked for, so that a folder of images is rows too.
 
-Shapes: N rows, B rows of a batch, C channels, H height, W width, D width of a vector
+A row of tokens has a label at each of its positions (see `raykd.tokens`). They are gathered like inputs.
+
+Shapes: N rows, B rows of a batch, C channels, H height, W width, D width of a vector, L positions of a sequence
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ class Rows:
     ids: NDArray[np.int64]
     """Unique within the source. [N]"""
     labels: NDArray[np.int64]
-    """[N]"""
+    """Of sequences: a kind, of which every split has its share. [N]"""
     gather: Gather
-    """Inputs at places in the source: uint8 [B, C, H, W] or float32 [B, D]."""
+    """Inputs at places in the source: uint8 [B, C, H, W], float32 [B, D] or int64 [B, 2, L]."""
     places: NDArray[np.int64] | None = None
     """Where in the source each row is; None: in its own order. [N]"""
+    gather_labels: Gather | None = None
+    """Labels of all positions at places in the source, int64 [B, L]; None: a row has one."""
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.labels), (len(self.ids), len(self.labels))
@@ -38,18 +42,26 @@ class Rows:
         return len(self.ids)
 
     def inputs(self, positions_B: NDArray[np.int64]) -> Tensor:
-        """The inputs at these positions, in this order: uint8 [B, C, H, W] or float32 [B, D].
+        """The inputs at these positions, in this order: uint8 [B, C, H, W], float32 [B, D] or int64 [B, 2, L].
 
         Raises `IndexError` for a position outside of the rows and, for images in files, `ValueError` that names the file.
         """
-        # the copy is ours and writable: torch warns about arrays that are not
-        places_B = np.array(positions_B, np.int64) if self.places is None else self.places[positions_B]
-        return self.gather(places_B)
+        return self.gather(self._places(positions_B))
+
+    def labels_at(self, positions_B: NDArray[np.int64]) -> Tensor:
+        """Their labels, int64: [B], or [B, L] of sequences."""
+        if self.gather_labels is None:
+            return torch.from_numpy(self.labels[positions_B])
+        return self.gather_labels(self._places(positions_B))
 
     def take(self, positions: NDArray[np.int64]) -> Rows:
         """The rows at these positions, in this order; reads no input."""
         places = np.asarray(positions, np.int64) if self.places is None else self.places[positions]
-        return Rows(self.ids[positions], self.labels[positions], self.gather, places)
+        return Rows(self.ids[positions], self.labels[positions], self.gather, places, self.gather_labels)
+
+    def _places(self, positions_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        # the copy is ours and writable: torch warns about arrays that are not
+        return np.array(positions_B, np.int64) if self.places is None else self.places[positions_B]
 
 
 def held(inputs_N: Tensor, labels_N: NDArray[np.int64], ids_N: NDArray[np.int64] | None = None) -> Rows:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from raykd import tokens
 from raykd.data.rows import Rows
 
 PLACE = {"identity": False}
@@ -40,12 +41,22 @@ class Source(ABC):
         @property
         @abstractmethod
         def shape(self) -> tuple[int, ...]:
-            """The shape of one input: (C, H, W) of a uint8 image or (D,) of a float32 vector."""
+            """The shape of one input: (C, H, W) of a uint8 image, (D,) of a float32 vector or (2, L) of int64 tokens."""
 
         @property
         @abstractmethod
         def revision(self) -> str:
             """A digest of the content, wherever it lies. May read all files once per process."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many different tokens an input may hold; 0: inputs are numbers."""
+        return 0
+
+    @property
+    def targets(self) -> int:
+        """At how many positions of a row an answer is asked at most; 0: the row has one label."""
+        return 0
 
     @abstractmethod
     def read(self) -> Rows:
@@ -70,7 +81,7 @@ class Source(ABC):
 
     def check(self) -> None:
         """Raise `ValueError`, naming the row, for the first thing wrong with the rows (see `check_rows`)."""
-        check_rows(type(self).__name__, self.load(), classes=self.classes, shape=self.shape)
+        check_rows(type(self).__name__, self.load(), self)
 
 
 @dataclass(frozen=True)
@@ -88,17 +99,23 @@ def _load(placed: _Placed) -> Rows:
     return placed.source.read()
 
 
-def check_rows(name: str, rows: Rows, *, classes: int, shape: tuple[int, ...]) -> None:
-    """Raise `ValueError` for no rows, ids or labels that are no integers, ids that repeat, labels out of range, inputs of
-    another shape, and numbers that are not finite. Float inputs are all read; of images only the first is.
+def check_rows(name: str, rows: Rows, like: Source) -> None:
+    """Raise `ValueError` for no rows, ids or labels that are no integers, ids that repeat, and for labels, inputs and tokens
+    that are not such as `like` says: labels out of range, inputs of another shape, unknown tokens, positions asked; also for
+    numbers that are not finite. Floats and tokens are all read; of images only the first is.
     """
     if len(rows) == 0:
         raise ValueError(f"{name} has no rows: a dataset needs at least one")
     _check_ids(name, rows)
-    _check_labels(name, rows, classes)
     first = rows.inputs(np.zeros(1, np.int64))
-    if tuple(first.shape[1:]) != shape:
-        raise ValueError(f"{name}: row {rows.ids[0]} has shape {tuple(first.shape[1:])}, its shape should be {shape}")
+    if tuple(first.shape[1:]) != like.shape:
+        raise ValueError(
+            f"{name}: row {rows.ids[0]} has shape {tuple(first.shape[1:])}, its shape should be {like.shape}"
+        )
+    if like.vocabulary:
+        _check_tokens(name, rows, like)
+        return
+    _check_labels(name, rows, like.classes)
     if first.is_floating_point():
         _check_finite(name, rows)
 
@@ -128,3 +145,19 @@ def _check_finite(name: str, rows: Rows) -> None:
             row, place = broken[0].tolist()
             value = inputs_BD[row, place].item()
             raise ValueError(f"{name}: row {rows.ids[start + row]} has the input {value}: inputs are finite numbers")
+
+
+def _check_tokens(name: str, rows: Rows, like: Source) -> None:
+    for start in range(0, len(rows), BLOCK):
+        positions_B = np.arange(start, min(start + BLOCK, len(rows)))
+        inputs_B2L, labels_BL = rows.inputs(positions_B), rows.labels_at(positions_B)
+        tokens_BL, asked_BL, counts_B = tokens.tokens(inputs_B2L), tokens.asked(inputs_B2L), tokens.counts(inputs_B2L)
+        for what, values_B, wrong_B, right in (
+            ("the token", tokens_BL, (tokens_BL < tokens.NOTHING) | (tokens_BL >= like.vocabulary), like.vocabulary),
+            ("the label", labels_BL, asked_BL & ((labels_BL < 0) | (labels_BL >= like.classes)), like.classes),
+            ("the number of positions asked", counts_B, (counts_B < 1) | (counts_B > like.targets), like.targets + 1),
+        ):
+            if wrong_B.any():
+                row, *place = torch.nonzero(wrong_B)[0].tolist()
+                found = f"row {rows.ids[start + row]} has {what} {values_B[(row, *place)].item()}"
+                raise ValueError(f"{name}: {found}: {int(values_B is counts_B)}..{right - 1} would be right")

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raykd import tokens
 from raykd.data.dataset import Dataset, Split
-from raykd.data.ops import ONE, Draws, Mixing, Operation
+from raykd.data.ops import ONE, Asking, Draws, Mixing, Operation
 from raykd.data.rows import Rows
 
 
@@ -28,9 +29,9 @@ class Sample:
     ids_B: Tensor
     """int64."""
     inputs_B: Tensor
-    """uint8 [B, C, H, W] or float32 [B, D], mixed where the view mixes."""
+    """uint8 [B, C, H, W], float32 [B, D] or int64 [B, 2, L], mixed where the view mixes."""
     labels_B: Tensor
-    """int64."""
+    """int64; of sequences one for each position asked, see `raykd.tokens`. [B] or [M]"""
     partner_labels_B: Tensor | None = None
     """The labels of the rows mixed in, int64; None: nothing is mixed."""
     share_B: Tensor | None = None
@@ -42,7 +43,7 @@ class View:
     """A dataset, the operations on its rows in their order, and how many different replicas of each row there are."""
 
     dataset: Dataset
-    ops: tuple[Operation | Mixing, ...] = ()
+    ops: tuple[Operation | Mixing | Asking, ...] = ()
     replicas: int = 1
     seed: int = 0
 
@@ -50,10 +51,15 @@ class View:
         if self.replicas < 1:
             raise ValueError(f"View has replicas={self.replicas}: at least 1")
         for place, op in enumerate(self.ops):
-            if not isinstance(op, Operation | Mixing):
+            if not isinstance(op, Operation | Mixing | Asking):
                 found = f"View has a {type(op).__name__} as operation {place}"
-                raise ValueError(f"{found}: an operation is a frozen dataclass that derives from Operation or Mixing")
-            if isinstance(op, Operation):
+                raise ValueError(
+                    f"{found}: an operation is a frozen dataclass that derives from Operation, Mixing or Asking"
+                )
+            if bool(self.dataset.vocabulary) != isinstance(op, Asking):
+                reads = "tokens" if isinstance(op, Asking) else "numbers"
+                raise ValueError(f"{op} changes {reads}, and the rows of {self.dataset} are others: leave it out")
+            if not isinstance(op, Mixing):
                 op.check(self.dataset.shape)
         if sum(isinstance(op, Mixing) for op in self.ops) > 1:
             raise ValueError(f"View mixes more than once in {self.ops}: a row has one partner, so mix once")
@@ -66,18 +72,25 @@ class View:
         positions_B, replicas_B = np.asarray(positions_B, np.int64), np.asarray(replicas_B, np.int64)
         if positions_B.shape != replicas_B.shape:
             raise ValueError(f"{len(positions_B)} positions and {len(replicas_B)} replicas: each row has one of each")
-        return self._seen(self.dataset.split(split), positions_B, replicas_B, len(self.ops))
+        sample = self._seen(self.dataset.split(split), positions_B, replicas_B, len(self.ops))
+        if not self.dataset.vocabulary:
+            return sample
+        return replace(sample, labels_B=tokens.picked(sample.labels_B, tokens.asked(sample.inputs_B)))
 
     def _seen(self, rows: Rows, positions_B: NDArray[np.int64], replicas_B: NDArray[np.int64], depth: int) -> Sample:
         """The rows after the first `depth` operations."""
         if depth == 0:
-            ids_B, labels_B = torch.from_numpy(rows.ids[positions_B]), torch.from_numpy(rows.labels[positions_B])
-            return Sample(ids_B, rows.inputs(positions_B), labels_B)
+            return Sample(
+                torch.from_numpy(rows.ids[positions_B]), rows.inputs(positions_B), rows.labels_at(positions_B)
+            )
         sample = self._seen(rows, positions_B, replicas_B, depth - 1)
         draws = Draws(self.seed, sample.ids_B.numpy(), replicas_B, depth - 1)
         op = self.ops[depth - 1]
         if isinstance(op, Operation):
             return replace(sample, inputs_B=op(sample.inputs_B, draws))
+        if isinstance(op, Asking):
+            inputs_B, labels_BL = op(sample.inputs_B, sample.labels_B, draws)
+            return replace(sample, inputs_B=inputs_B, labels_B=labels_BL)
         partner = self._seen(rows, op.partners(draws, len(rows)).numpy(), replicas_B, depth - 1)
         shares_B = op.shares(draws)
         mixed_B = op(sample.inputs_B, partner.inputs_B, shares_B)

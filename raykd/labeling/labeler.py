@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd import tokens
 from raykd.cache import Entry, Shard, Slot, input_checksums
 from raykd.data import View
 from raykd.data.view import Sample
@@ -110,6 +111,9 @@ class Labeler:
     ) -> int:
         """Compute and commit; the bytes of what was committed."""
         values = self._predictor(teacher)(sample.inputs_B)
+        if targets := self.view.dataset.targets:
+            counts_R = tokens.counts(sample.inputs_B).numpy()
+            values = {signal: tokens.padded(each, counts_R, targets) for signal, each in values.items()}
         size = 0
         for position in mine:
             entry, kept = self.entries[teacher][position], self.labelings[teacher].kept[position]

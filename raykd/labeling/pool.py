@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raykd import tokens
 from raykd.answers import Asked, Signals, Tally
 from raykd.cache import Misaligned, Slot, input_checksums
 from raykd.device import device
@@ -172,6 +173,9 @@ class StreamedAnswers:
             raise Misaligned(f"{asked.progress}: the student is about to see other inputs than its teachers saw")
         self.tally.teacher_rows += len(asked.positions_B)
         self.tally.bytes += sum(values.nbytes for values in found.values())
+        if self._stage.view.dataset.targets:
+            counts_B = tokens.counts(asked.inputs_B)
+            found = {name: tokens.unpadded(values, counts_B) for name, values in found.items()}
         return found
 
     def finish(self, prepared: dict[str, Tensor]) -> Signals:
@@ -235,6 +239,9 @@ class StepsActor:
         try:
             sample = self.stage.view.batch(positions_R, np.full(len(positions_R), self.order.replica(epoch)))
             said = [values for teacher in self.teachers.values() for values in teacher(sample.inputs_B).values()]
+            if targets := self.stage.view.dataset.targets:
+                counts_R = tokens.counts(sample.inputs_B).numpy()
+                said = [tokens.padded(values, counts_R, targets) for values in said]
         except ValueError as error:
             return {"mistake": np.array([str(error)])}
         columns = {str(number): values for number, values in enumerate(said)}

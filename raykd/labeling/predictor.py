@@ -1,6 +1,6 @@
 """A teacher at work: inputs in, signals out. Evaluation mode, no gradients, autocast where the precision asks for it.
 
-Shapes: B batch; a signal has a shape of its own.
+Shapes: B batch, or the positions asked of its sequences; a signal has a shape of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raykd import tokens
 from raykd.device import autocast, keep_memory
 from raykd.models import Architecture
 from raykd.models.weights import load_into
@@ -44,7 +45,8 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, inputs_B: Tensor) -> dict[Observable, NDArray[np.float32]]:
         """Each signal of each row, as float32 [B, ...] in host memory."""
-        parts = [self._micro_batch(part) for part in inputs_B.split(MICRO_BATCH[self.device.type])]
+        size = tokens.at_once(MICRO_BATCH[self.device.type], inputs_B.shape[1:])
+        parts = [self._micro_batch(part) for part in inputs_B.split(size)]
         return {signal: torch.cat([part[signal] for part in parts]).cpu().numpy() for signal in self.signals}
 
     def _micro_batch(self, inputs_B: Tensor) -> dict[Observable, Tensor]:

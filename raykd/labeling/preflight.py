@@ -107,7 +107,7 @@ def confirm(teacher: Pretrained, name: str, view: View, kept: Kept, storage: Sto
     positions_B = tried(view)
     reader = storage.reader(name, teacher, view, kept, follow=True)
     values = reader.gather(np.zeros_like(positions_B), positions_B)
-    labels_B = view.batch(positions_B, np.zeros_like(positions_B)).labels_B.numpy()
+    labels_B = view.batch(positions_B, np.zeros_like(positions_B)).labels_B.numpy()  # of sequences: of all positions
     if isinstance(values, Sparse):  # the largest logit's class is among those stored
         best_B = values.ids_BK.gather(1, values.values_BK.argmax(1, keepdim=True))[:, 0].numpy()
         accuracy = float(np.mean(best_B == labels_B))

@@ -22,6 +22,8 @@ from torch.utils.hooks import RemovableHandle
 from raykd.models.network import Network
 from raykd.models.preprocess import Preprocess
 
+WHOLE = ":"
+"""Stands for a whole body, where its parts have their paths."""
 REHEARSING = RLock()  # blueprints are shared, and hooks of one thread would see the passes of another
 
 
@@ -36,7 +38,7 @@ class Architecture(ABC):
     classes: int = 10
     """How many logits."""
     shape: tuple[int, ...] = (3, 32, 32)
-    """Of one raw input: (C, H, W), or (D,) for vectors."""
+    """Of one raw input: (C, H, W), (D,) for vectors, or (2, L) for tokens."""
     preprocess: Preprocess = field(default_factory=Preprocess)
     """What happens to raw inputs before the body. As many channels as `mean` has enter the body, or else those of `shape`."""
 
@@ -58,6 +60,11 @@ class Architecture(ABC):
     @abstractmethod
     def stages(self) -> dict[str, str]:
         """Name -> module path of the body, for the places that people name, from input to output."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many different tokens it reads, 0, 1, ...; 0: it reads numbers. A family of tokens has a field of this name."""
+        return 0
 
     @property
     def channels(self) -> int:
@@ -106,12 +113,30 @@ class Architecture(ABC):
         """Raises `ValueError` unless `tap` can be observed in this network; needs no weights."""
         self.tap_shape(tap)
 
+    def runs(self, tap: str) -> int:
+        """How often the place of a tap inside the body runs in one pass: 0 for one that never does."""
+        return _runs(self, tap)
+
+    def unread(self, tap: str) -> tuple[str, ...]:
+        """The parameters of the body that a tap does not depend on, by name; needs no weights."""
+        return _unread(self, tap)
+
+    def beyond(self, tap: str) -> tuple[str, ...]:
+        """The parts of the body that have only such parameters, as module paths, the largest ones, in their order."""
+        unread = set(self.unread(tap))
+        found: list[str] = []
+        for path, module in self.blueprint().body.named_modules():
+            inside = any(path.startswith(f"{whole}.") for whole in found)
+            names = {f"{path}.{name}" for name, _ in module.named_parameters()}
+            if path and names and names <= unread and not inside:
+                found.append(path)
+        return tuple(found)
+
     def rehearse(self, batch: int, taps: Sequence[str] = ("logits",)) -> dict[str, Tensor]:
         """The blueprint's taps for `batch` inputs of zeros; one thread at a time."""
         network = self.blueprint()
-        device = next((weight.device for weight in network.parameters()), None)
         with REHEARSING, torch.no_grad():
-            return network(torch.zeros(batch, *self.shape, device=device), taps)  # type: ignore[no-any-return]
+            return network(_zeros(self, batch, network), taps)  # type: ignore[no-any-return]
 
     def _check_images(self) -> None:
         if len(self.shape) != 3:
@@ -130,8 +155,15 @@ def _built(architecture: Architecture, device: torch.device) -> Network:
     with device:
         network = architecture.build().eval()
     with torch.no_grad():
-        network(torch.zeros(2, *architecture.shape, device=device))
+        network(_zeros(architecture, 2, network))
     return network
+
+
+def _zeros(architecture: Architecture, batch: int, network: Network) -> Tensor:
+    """Inputs where the network is."""
+    device = next((weight.device for weight in network.parameters()), None)
+    kind = torch.long if architecture.vocabulary else torch.float32
+    return torch.zeros(batch, *architecture.shape, device=device, dtype=kind)
 
 
 @lru_cache(maxsize=4096)
@@ -139,16 +171,39 @@ def _tap_shape(architecture: Architecture, tap: str) -> tuple[int, ...]:
     return tuple(architecture.rehearse(2, (tap,))[tap].shape[1:])
 
 
+@lru_cache(maxsize=4096)
+def _runs(architecture: Architecture, tap: str) -> int:
+    seen: list[None] = []
+    with REHEARSING, architecture.blueprint().watch(tap, lambda _: seen.append(None)):
+        architecture.rehearse(2)
+    return len(seen)
+
+
+@lru_cache(maxsize=1024)
+def _unread(architecture: Architecture, tap: str) -> tuple[str, ...]:
+    network = architecture.blueprint()
+    named = {name: weight for name, weight in network.body.named_parameters() if weight.requires_grad}
+    with REHEARSING, torch.enable_grad():
+        value = network(_zeros(architecture, 2, network), (tap,))[tap]
+        if not value.requires_grad:
+            return tuple(named)
+        gradients = torch.autograd.grad(value.sum(), list(named.values()), allow_unused=True)
+    return tuple(name for name, gradient in zip(named, gradients, strict=True) if gradient is None)
+
+
 @lru_cache(maxsize=1024)
 def _classifier(architecture: Architecture) -> str | None:
     outputs: dict[str, object] = {}
 
-    def watch(path: str, layer: nn.Linear) -> RemovableHandle:
-        return layer.register_forward_hook(lambda _, __, output: outputs.update({path: output}))
+    def watch(path: str, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_hook(lambda _, __, output: outputs.update({path: output}))
 
     with REHEARSING, ExitStack() as hooks:
-        for path, module in architecture.blueprint().body.named_modules():
+        body = architecture.blueprint().body
+        for path, module in body.named_modules():
             if isinstance(module, nn.Linear):
                 hooks.enter_context(watch(path, module))
-        logits_BC = architecture.rehearse(2)["logits"]
-    return next((path for path, output in outputs.items() if output is logits_BC), None)
+        hooks.enter_context(watch(WHOLE, body))
+        architecture.rehearse(2)
+    logits = outputs.pop(WHOLE)
+    return next((path for path, output in outputs.items() if output is logits), None)

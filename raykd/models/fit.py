@@ -10,16 +10,32 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raykd.identity import canonical
 from raykd.models.architecture import Architecture
 
 
 def completed(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """`tensors` with a zero for each missing counter of batches: old torch files have none, and nothing here reads it."""
-    counters = [name for name in architecture.blueprint().body.state_dict() if name.endswith(".num_batches_tracked")]
-    return {name: torch.zeros((), dtype=torch.int64) for name in counters} | dict(tensors)
+    """`tensors` with what a file may leave out: counters of batches, which nothing here reads, and the other names of a tensor
+    that an architecture has under several.
+    """
+    body = architecture.blueprint().body
+    counters = [name for name in body.state_dict() if name.endswith(".num_batches_tracked")]
+    whole = {name: torch.zeros((), dtype=torch.int64) for name in counters} | dict(tensors)
+    for names in _tied(body):
+        there = next((name for name in names if name in whole), None)
+        if there is not None:
+            whole |= {name: whole[there] for name in names if name not in whole}
+    return whole
+
+
+def _tied(body: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in body.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    return [each for each in names.values() if len(each) > 1]
 
 
 def check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture, path: str) -> None:

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
-from raykd.models.architecture import REHEARSING, Architecture
+from raykd.models.architecture import Architecture
 from raykd.models.layers import conv, global_average, initialised
 from raykd.models.preprocess import Preprocess
 
@@ -150,16 +149,4 @@ def _convolved(inputs: int, outputs: int, *, kernel: int) -> nn.Sequential:
 
 def _unread(student: Architecture, tap: str) -> list[str]:
     """The parameters that a tap does not depend on, but for the classifier's."""
-    network = student.blueprint()
-    named = {name: weight for name, weight in network.body.named_parameters() if weight.requires_grad}
-    device = next(iter(named.values())).device if named else None
-    with REHEARSING, torch.enable_grad():
-        value = network(torch.zeros(2, *student.shape, device=device), (tap,))[tap]
-        if not value.requires_grad:
-            return list(named)
-        gradients = torch.autograd.grad(value.sum(), list(named.values()), allow_unused=True)
-    return [
-        name
-        for name, gradient in zip(named, gradients, strict=True)
-        if gradient is None and name.rpartition(".")[0] != student.classifier
-    ]
+    return [name for name in student.unread(tap) if name.rpartition(".")[0] != student.classifier]

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raykd.cache import IncompleteEntry
-from raykd.data import Mixing
+from raykd.data import Mixing, View
 from raykd.kept import FEATURES, Kept
 from raykd.models import size
 from raykd.plan import needed
@@ -54,7 +54,8 @@ RIDGE = 1.0  # per standardised feature, so that a probe of more features than r
 def features(stage: Stage, storage: Storage) -> dict[str, float]:
     """The meta-features of a task; loads its data and reads the cache, trains nothing."""
     dataset = stage.view.dataset
-    counts_C = np.bincount(dataset.split("train").labels, minlength=dataset.classes)
+    rows = len(dataset.split("train"))
+    counts_C = np.bincount(_labels(stage.view, rows), minlength=dataset.classes)
     share_C = counts_C / counts_C.sum()
     teachers = dict(needed(stage))
     student, largest = (
@@ -66,7 +67,7 @@ def features(stage: Stage, storage: Storage) -> dict[str, float]:
         ),
     )
     found = {
-        "rows": int(counts_C.sum()),
+        "rows": rows,
         "classes": dataset.classes,
         "inputs": math.prod(dataset.shape),
         "imbalance": dataset.classes * share_C.max(),
@@ -131,7 +132,7 @@ def _landmarks(stage: Stage, storage: Storage) -> dict[str, float]:
         signals = dict(_cached(name, teacher, stage, storage))
         if not signals:
             continue
-        labels_R = stage.view.dataset.split("train").labels[:ROWS]
+        labels_R = _labels(stage.view, _rows(stage.view))
         first = signals.get("features", signals.get("logits"))
         if first is not None and len(labels_R) >= HELD_OUT:
             found["probe_top1"] = probe_top1(first, labels_R)
@@ -157,7 +158,7 @@ def _cached(
                 reader = storage.reader(name, teacher, view, each)
             except IncompleteEntry:
                 continue
-            places_R = np.arange(min(ROWS, reader.reader.rows))
+            places_R = np.arange(_rows(view))
             values = reader.gather(np.zeros_like(places_R), places_R)
             if isinstance(values, Tensor):  # of many classes only some are stored: what is left says too little
                 yield called, values.flatten(1).numpy().astype(np.float64)
@@ -165,9 +166,22 @@ def _cached(
 
 def _readings(kept: Kept) -> Iterator[tuple[str, Kept]]:
     if kept.stored == FEATURES:
-        yield "features", Kept(FEATURES, FEATURES, kept.codec)
+        yield "features", replace(kept, signal=FEATURES)
     if kept.signal == LOGITS:
         yield "logits", kept
+
+
+def _rows(view: View) -> int:
+    """How many of the first rows are looked at: of sequences fewer."""
+    return min(ROWS // max(view.dataset.targets, 1) + 1, len(view.dataset.split("train")))
+
+
+def _labels(view: View, rows: int) -> NDArray[np.int64]:
+    """Labels of the first rows, and of sequences those of no more than are looked at."""
+    if not view.dataset.targets:
+        return view.dataset.split("train").labels[:rows]
+    positions_R = np.arange(min(rows, _rows(view)))
+    return view.batch(positions_R, np.zeros_like(positions_R)).labels_B.numpy()
 
 
 def _softmax(logits_RC: NDArray[np.float64]) -> NDArray[np.float64]:

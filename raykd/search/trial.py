@@ -158,7 +158,7 @@ def latency_ms(student: Architecture, passes: int = PASSES) -> float:
     """Median time of a forward pass of one input, in milliseconds, beside whatever else runs here."""
     network = student.build()
     network.eval()
-    one = torch.zeros((1, *student.shape))
+    one = torch.zeros((1, *student.shape), dtype=torch.long if student.vocabulary else torch.float32)
     taken = []
     with torch.inference_mode():
         for _ in range(passes + 1):

@@ -2,12 +2,15 @@
 
 Choices look at the validation split; the test split is for the final figure.
 
-Shapes: N rows of a split, B batch.
+Of sequences every position asked is an answer, and e to the mean negative log-likelihood is the perplexity.
+
+Shapes: N rows of a split, or positions asked of them; B batch.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from raykd import tokens
 from raykd.data import Split, View
 from raykd.device import autocast
 from raykd.models import Network
@@ -31,20 +35,26 @@ SPLITS: dict[Split, str] = {"validation": "val", "test": "test"}
 @torch.inference_mode()
 def answers(
     network: Network, view: View, split: Split, *, positions: NDArray[np.int64], device: torch.device, precision: str
-) -> tuple[Tensor, Tensor]:
-    """Predicted class and negative log-likelihood (nats) of each row at `positions` of a split. int64 [N], float32 [N]."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted class, negative log-likelihood (nats) and label of each row at `positions` of a split.
+
+    int64 [N], float32 [N], int64 [N]
+    """
     training = network.training
     network.eval()
-    predictions, nlls = [], []
-    for start in range(0, len(positions), BATCH):
-        positions_B = positions[start : start + BATCH]
+    predictions, nlls, labels = [], [], []
+    batch = tokens.at_once(BATCH, view.dataset.shape)
+    for start in range(0, len(positions), batch):
+        positions_B = positions[start : start + batch]
         sample = view.batch(positions_B, np.zeros_like(positions_B), split)
         with autocast(device, precision):
             logits_BC = network(sample.inputs_B.to(device))["logits"].float()
+        labels_B = sample.labels_B.to(device)
         predictions.append(logits_BC.argmax(1))
-        nlls.append(F.cross_entropy(logits_BC, sample.labels_B.to(device), reduction="none"))
+        nlls.append(F.cross_entropy(logits_BC, labels_B, reduction="none"))
+        labels.append(labels_B)
     network.train(training)
-    return torch.cat(predictions), torch.cat(nlls)
+    return torch.cat(predictions), torch.cat(nlls), torch.cat(labels)
 
 
 def evaluate(trained: Pretrained, view: View, path: Path, precision: str, device: torch.device) -> dict[str, float]:
@@ -57,12 +67,14 @@ def evaluate(trained: Pretrained, view: View, path: Path, precision: str, device
     plain = view.plain()
     for split, short in SPLITS.items():
         rows = plain.dataset.split(split)
-        prediction_N, nll_N = answers(
+        prediction_N, nll_N, labels_N = answers(
             network, plain, split, positions=np.arange(len(rows)), device=device, precision=precision
         )
         found[f"{short}_prediction"] = prediction_N.cpu()
-        metrics[f"{short}_top1"] = float(np.mean(prediction_N.cpu().numpy() == rows.labels))
+        metrics[f"{short}_top1"] = float((prediction_N == labels_N).double().mean())
         metrics[f"{short}_nll"] = float(nll_N.mean())
+        if plain.dataset.vocabulary:
+            metrics[f"{short}_perplexity"] = math.exp(metrics[f"{short}_nll"])
     path.parent.mkdir(parents=True, exist_ok=True)
     save(str(path), found, {"metrics": json.dumps(metrics)})
     return metrics

@@ -2,7 +2,9 @@
 
     order -> view.batch, answers.prepare  (a thread, ahead)  ->  to the device, answers.finish  ->  Feeding
 
-Shapes: B rows of this worker in a batch.
+A sequence of tokens is as many rows of the batch as positions of it are asked (see `raykd.tokens`).
+
+Shapes: B rows of this worker in a batch, or M positions of its sequences.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raykd import tokens
 from raykd.answers import Asked, Tally
 from raykd.batch import Batch, Mix, Progress
 from raykd.data.view import Sample
@@ -32,6 +35,8 @@ class Feeding:
 
     inputs_B: Tensor
     batch: Batch
+    rows: int
+    """Rows of the batch over all workers together."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class HeldOut:
     inputs_B: Tensor
     labels_B: Tensor
     rows: int
-    """Of all workers together."""
+    """Labels of all workers together."""
 
 
 class Feed:
@@ -64,6 +69,11 @@ class Feed:
         return self.order.steps
 
     @property
+    def targets(self) -> int:
+        """Positions asked in a row, at most; 0: a row has one label."""
+        return self.view.dataset.targets
+
+    @property
     def tally(self) -> Tally:
         """What this process read so far."""
         return self._answers.tally
@@ -80,7 +90,8 @@ class Feed:
         positions = (first + np.arange(min(rows, there))) % there
         positions_B = positions[self.process.rank :: self.process.world]
         sample = self.view.plain().batch(positions_B, np.zeros_like(positions_B), "validation")
-        return HeldOut(self._put(sample.inputs_B), self._put(sample.labels_B), len(positions))
+        together = self._together(sample, len(positions))
+        return HeldOut(self._put(sample.inputs_B), self._put(sample.labels_B), together)
 
     def close(self) -> None:
         """There will be no more epochs."""
@@ -101,16 +112,34 @@ class Feed:
         if sample.partner_labels_B is not None and sample.share_B is not None:
             mix = Mix(self._put(sample.partner_labels_B), self._put(sample.share_B))
         teachers = self._answers.finish(prepared)
+        ids_B, places_B = self._named(sample, torch.from_numpy(asked.positions_B))
         batch = Batch(
-            self._put(sample.ids_B),
-            self._put(torch.from_numpy(asked.positions_B)),
+            self._put(ids_B),
+            self._put(places_B),
             self._put(sample.labels_B),
             student={},
             teachers=teachers,
             progress=asked.progress,
             mix=mix,
         )
-        return Feeding(self._put(sample.inputs_B), batch)
+        return Feeding(self._put(sample.inputs_B), batch, self._together(sample, self.batch_size))
+
+    def _named(self, sample: Sample, positions_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and places of the batch's rows: of each position asked, where there are tokens."""
+        if not self.targets:
+            return sample.ids_B, positions_B
+        counts_B = tokens.counts(sample.inputs_B)
+        first_B = counts_B.cumsum(0) - counts_B
+        rank_M = torch.arange(len(sample.labels_B)) - first_B.repeat_interleave(counts_B)
+        return sample.ids_B.repeat_interleave(counts_B), (positions_B * self.targets).repeat_interleave(
+            counts_B
+        ) + rank_M
+
+    def _together(self, sample: Sample, rows: int) -> int:
+        """How many labels these `rows` rows of all workers have; they ask each other only where rows have several."""
+        if not self.targets:
+            return rows
+        return int(self.process.sum(torch.tensor(len(sample.labels_B), device=self.process.device)).item())
 
     def _put(self, tensor: Tensor) -> Tensor:
         if self.process.device.type == "cpu":

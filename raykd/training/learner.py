@@ -79,5 +79,5 @@ def context(stage: Stage, storage: Storage) -> Context:
     def head(name: str) -> Head:
         return Head(architectures[name], storage.weights(stage.teachers[name]))
 
-    rows = len(stage.view.dataset.split("train"))
+    rows = len(stage.view.dataset.split("train")) * max(stage.view.dataset.targets, 1)
     return Context(shapes, tuple(stage.teachers), stage.view.dataset.classes, rows, heads=head)

@@ -59,7 +59,7 @@ class NextStep:
     def training_loss(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """As the loop computes it."""
         terms_KB: Tensor = _call(self.learner, parameters, self.feeding.inputs_B, self.feeding.batch)
-        return terms_KB.sum() / self.feed.batch_size * self.feed.process.world
+        return terms_KB.sum() / self.feeding.rows * self.feed.process.world
 
     def validation_loss(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Of the student in evaluation mode, as it is validated."""

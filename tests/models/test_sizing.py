@@ -55,6 +55,16 @@ def test_resnet18_of_imagenet_has_its_published_size() -> None:
     assert round(size(TorchVision("resnet18")).flops / 2e9, 1) == 1.8  # published as multiply-adds
 
 
+def test_a_pass_that_goes_no_further_than_a_tap_costs_what_lies_before_it() -> None:
+    mlp = MLP((32, 16), shape=(1, 8, 8))
+    assert [size(mlp, (tap,)).flops for tap in ("input", "layer1", "layer2", "pooled", "logits")] == [
+        0, 2 * 64 * 32, 2 * (64 * 32 + 32 * 16), 2 * (64 * 32 + 32 * 16), size(mlp).flops,
+    ]  # fmt: skip
+    assert size(mlp, ("layer1", "logits")) == size(mlp)
+    stages = [size(ResNet(20), (f"stage{i}",)).flops for i in (1, 2, 3)]
+    assert 0 < stages[0] < stages[1] < stages[2] < size(ResNet(20)).flops
+
+
 def test_a_perceptron_costs_two_operations_per_weight() -> None:
     weights = 64 * 32 + 32 * 16 + 16 * 10
     assert size(MLP((32, 16), shape=(1, 8, 8))) == Size(parameters=weights + 32 + 16 + 10, flops=2 * weights)

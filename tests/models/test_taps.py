@@ -58,6 +58,20 @@ class Counting(nn.Module):
         return self.fc(x_BD) if x_BD.sum().item() >= 0 else x_BD[:, :2]
 
 
+class Repeating(nn.Module):
+    """Its first layer runs three times, and a layer that never runs is there too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.then, self.fc, self.unused = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 4)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        for _ in range(3):
+            x_BD = self.again(x_BD)
+        return self.fc(self.then(x_BD))
+
+
+REPEATING = Custom(f"{__name__}:Repeating", classes=2, shape=(4,))
 OVERWRITING = Custom(f"{__name__}:Overwriting", classes=2, shape=(4,))
 FAILING = Custom(f"{__name__}:Failing", classes=2, shape=(4,))
 
@@ -108,8 +122,74 @@ def test_hooks_are_gone_after_the_call_and_after_an_exception() -> None:
     assert hooks(network) == 0
     failing = FAILING.build()
     with pytest.raises(ArithmeticError, match="on purpose"):
-        failing(torch.rand(2, 4), ("fc", "pooled"))
+        failing(torch.rand(2, 4), ("fc", "pooled", "logits"))
     assert hooks(failing) == 0
+
+
+def ran(network: nn.Module, inputs: Tensor, taps: tuple[str, ...]) -> list[str]:
+    """The parts of the body that a pass runs, in their order."""
+    seen: list[str] = []
+    body = network.body
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: seen.append(name)) for name, module in body.named_children()
+    ]
+    network(inputs, taps)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def test_a_pass_goes_no_further_than_its_deepest_tap_and_to_the_end_for_logits() -> None:
+    network, images = CNN(4, shape=(1, 8, 8)).build(), torch.rand(2, 1, 8, 8)
+    parts = [name for name, _ in network.body.named_children()]
+    for tap in ("stage1", "stage2", "stage3", "fc"):
+        assert ran(network, images, (tap,)) == parts[: parts.index(tap) + 1]
+    assert ran(network, images, ("stage2", "input", "stage1")) == parts[: parts.index("stage2") + 1]
+    assert ran(network, images, ("pooled",)) == parts[:-1]
+    assert ran(network, images, ("stage1", "logits")) == parts
+    assert ran(network, images, ("input",)) == []
+    assert ran(network, images, ("stage1.0",)) == []  # within the first
+
+
+def test_what_a_short_pass_shows_is_what_a_whole_one_does_and_deeper_batch_norms_stay() -> None:
+    network, images = CNN(4, shape=(1, 8, 8)).build(), torch.rand(4, 1, 8, 8)
+    torch.testing.assert_close(
+        network.eval()(images, ("stage2",))["stage2"], network(images, ("stage2", "logits"))["stage2"]
+    )
+    before = copy.deepcopy(network.body.state_dict())
+    network.train()(images, ("stage2",))
+    after = network.body.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {
+        f"stage{i}.1.{name}" for i in (1, 2) for name in ("running_mean", "running_var", "num_batches_tracked")
+    }
+    assert hooks(network) == 0
+
+
+def test_what_runs_more_than_once_is_seen_at_its_last_run_whether_more_follows_or_not() -> None:
+    network, inputs = REPEATING.build(), torch.randn(3, 4)
+    assert (REPEATING.runs("again"), REPEATING.runs("then"), REPEATING.runs("unused")) == (3, 1, 0)
+    expected = inputs
+    for _ in range(3):
+        expected = network.body.again(expected)
+    for taps in (("again",), ("again", "then"), ("again", "logits")):
+        torch.testing.assert_close(network(inputs, taps)["again"], expected)
+    assert ran(network, inputs, ("again",)) == ["again"] * 3
+    with pytest.raises(ValueError, match="tap 'unused' of Repeating never ran"):
+        network(inputs, ("unused", "again"))
+
+
+def test_what_lies_beyond_a_tap_is_what_it_does_not_depend_on() -> None:
+    cnn = CNN(4, shape=(1, 8, 8))
+    assert cnn.beyond("stage1") == ("stage2", "stage3", "fc")
+    assert cnn.beyond("stage2.0") == ("stage2.1", "stage3", "fc")
+    assert cnn.beyond("logits") == ()
+    assert cnn.beyond("pooled") == ("fc",)
+    assert ResNet(8, shape=(3, 8, 8)).beyond("layer2.0.conv1") == (
+        "layer2.0.bn1", "layer2.0.conv2", "layer2.0.bn2", "layer2.0.downsample", "layer3", "fc",
+    )  # fmt: skip
+    assert REPEATING.beyond("again") == ("then", "fc", "unused")
+    assert REPEATING.unread("then") == ("fc.weight", "fc.bias", "unused.weight", "unused.bias")
 
 
 def test_an_unknown_tap_is_refused_before_any_compute() -> None:

@@ -90,7 +90,7 @@ def step(of: Stage, rate: float, root: Path) -> NextStep:
     said = {"teacher": {LOGITS: 3 * torch.randn(24, 10)}}
     batch = Batch(sample.ids_B, torch.arange(24), sample.labels_B, {}, said, Progress(0, 2, 0, 20))
     learner.train()
-    return NextStep(learner, feed, Feeding(sample.inputs_B, batch), feed.held_out(0, 100), rate)
+    return NextStep(learner, feed, Feeding(sample.inputs_B, batch, 24), feed.held_out(0, 100), rate)
 
 
 def unrolled(ahead: NextStep, tau: float) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 from raykd.cache.codecs.codec import Codec
 from raykd.cache.codecs.dense import DenseF16, DenseU8
+from raykd.cache.codecs.positions import Positions
 from raykd.cache.codecs.sampled import Sampled
 from raykd.cache.codecs.topk import TopKF16, TopKU8
 from raykd.identity import canonical
@@ -34,6 +35,9 @@ def named(name: str) -> Codec:
 def codec_of(content: object) -> Codec | None:
     """The codec that this canonical JSON stands for; None if this program does not know it or writes another version."""
     match content:
+        case {"is": "Positions", "of": {"of": of}}:
+            inner = codec_of(of)
+            return None if inner is None or canonical(Positions(inner)) != content else Positions(inner)
         case {"is": str(name), "of": dict(parameters)}:
             return next(
                 (c for c in (_with(type(k), name, parameters) for k in CODECS) if canonical(c) == content), None
