@@ -16,12 +16,26 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from raykd.data import Arrays, Dataset, Mixing, Operation, Source
+from raykd.data import Arrays, Asking, Dataset, Grammar, Mixing, Operation, Rule, Source
 from raykd.identity import canonical
 from raykd.models import Architecture, Custom, Preprocess
-from raykd.signals import Attention, Resized, Signal
+from raykd.signals import Attention, Projected, Resized, Signal
 
-FAMILIES: tuple[type, ...] = (Architecture, Preprocess, Source, Dataset, Operation, Mixing, Signal, Resized, Attention)
+FAMILIES: tuple[type, ...] = (
+    Architecture,
+    Preprocess,
+    Source,
+    Dataset,
+    Operation,
+    Mixing,
+    Asking,
+    Grammar,
+    Rule,
+    Signal,
+    Resized,
+    Attention,
+    Projected,
+)
 CODE = (Custom,)  # names a function to import and call
 
 Maker = Callable[..., object]

@@ -14,7 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from raykd.data import CIFAR10, CIFAR100, IDX, Arrays, Digits, ImageFolder, Parquet, Source, TorchVisionData
+from raykd.data import (
+    CFG3B,
+    CIFAR10,
+    CIFAR100,
+    IDX,
+    PCFG,
+    Arrays,
+    Digits,
+    ImageFolder,
+    Masked,
+    Parity,
+    ParityTokens,
+    Parquet,
+    Source,
+    Text,
+    TorchVisionData,
+)
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -145,8 +161,41 @@ def digits(folder: Path) -> Source:
     return Digits()
 
 
+def parity(folder: Path) -> Source:
+    return Parity(70, 3, rows=40, first=5)
+
+
+def parity_tokens(folder: Path) -> Source:
+    return ParityTokens(Parity(70, 3, rows=40, first=5))
+
+
+def pcfg(folder: Path) -> Source:
+    return PCFG(CFG3B.starting("j"), rows=40, first=5)
+
+
+def masked(folder: Path) -> Source:
+    return Masked(PCFG(CFG3B.starting("m"), rows=40, seed=1), seed=2)
+
+
+def text_of_bytes(folder: Path) -> Source:
+    for i in range(3):
+        (folder / f"{i}.txt").write_bytes(noise(30 + i, seed=i).tobytes())
+    return Text(str(folder), length=4)
+
+
+def text_of_characters(folder: Path) -> Source:
+    (folder / "a.py").write_text("def f(x):\n    return x + 1  # one more\n")
+    return Text(str(folder / "*.py"), length=5, tokenizer="characters")
+
+
 SOURCES: list[Callable[[Path], Source]] = [
     digits,
+    parity,
+    parity_tokens,
+    pcfg,
+    masked,
+    text_of_bytes,
+    text_of_characters,
     idx,
     cifar10_binary,
     cifar10_python,

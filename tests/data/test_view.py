@@ -30,6 +30,7 @@ from raykd.data import (
     Flip,
     Mixup,
     Operation,
+    Parity,
     Sample,
     View,
 )
@@ -40,6 +41,7 @@ COLOUR = Dataset(
 )
 GREY = Dataset(Digits())
 VECTORS = Dataset(Arrays(np.random.default_rng(0).normal(size=(90, 7)), np.arange(90) % 3))
+SIGNS = Dataset(Parity(70, 3, rows=200))
 
 OPERATIONS = (
     Crop(3),
@@ -53,6 +55,7 @@ OPERATIONS = (
 VIEWS = {
     **{f"{op} of colour images": View(COLOUR, (op,), replicas=6) for op in OPERATIONS},
     **{f"{op} of grey images": View(GREY, (op,), replicas=6) for op in OPERATIONS},
+    "redrawn signs": View(SIGNS, (SIGNS.train.redrawn,), replicas=6),  # type: ignore[attr-defined]
     "mixed vectors": View(VECTORS, (Mixup(),), replicas=6),
     "all of them": View(COLOUR, OPERATIONS, replicas=6),
     "mixed early": View(COLOUR, (Flip(), Mixup(1.0), Crop(4), Affine(20)), replicas=6),
