@@ -11,7 +11,9 @@
     MLP  CNN                     small                      mlp.py  cnn.py
     ResNet  WideResNet  VGG      for images of 32x32        resnet.py  wrn.py  vgg.py
     MobileNetV2  ShuffleNetV2    light ones                 mobilenet.py  shufflenet.py
+    GPT  BERT                    for tokens                 transformer.py
     TorchVision  Custom          written by others          foreign.py
+    HuggingFace                  language models of transformers, from a folder and back    huggingface.py
     Cohort                       several as one             cohort.py
     Reusing                      a student with its teacher's classifier     reusing.py
 
@@ -23,6 +25,7 @@ from raykd.models.architecture import Architecture
 from raykd.models.cnn import CNN
 from raykd.models.cohort import Cohort
 from raykd.models.foreign import Custom, TorchVision
+from raykd.models.huggingface import HuggingFace
 from raykd.models.mlp import MLP
 from raykd.models.mobilenet import MobileNetV2
 from raykd.models.network import Network
@@ -32,17 +35,21 @@ from raykd.models.reusing import Reusing
 from raykd.models.scaling import geometric, scaled
 from raykd.models.shufflenet import ShuffleNetV2
 from raykd.models.sizing import Size, size
+from raykd.models.transformer import BERT, GPT
 from raykd.models.vgg import VGG
 from raykd.models.wrn import WideResNet
 
 __all__ = [
+    "BERT",
     "CNN",
+    "GPT",
     "IMAGENET",
     "MLP",
     "VGG",
     "Architecture",
     "Cohort",
     "Custom",
+    "HuggingFace",
     "MobileNetV2",
     "Network",
     "Preprocess",
