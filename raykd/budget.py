@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
 from typing import Literal
 
@@ -135,6 +135,36 @@ class Falling(Schedule):
 
 
 @dataclass(frozen=True)
+class Plateau:
+    """Where a loss has stopped falling: `patience` epochs behind which none was lower than the lowest by `tolerance` of it.
+
+    Waiting begins after `floor` epochs, so a plateau before that ends nothing: many losses stand still before they fall.
+
+    Raises `ValueError` for a floor below 0, a patience below 1 and a tolerance outside of [0, 1).
+    """
+
+    floor: int = 5
+    patience: int = 3
+    tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.floor < 0 or self.patience < 1 or not 0 <= self.tolerance < 1:
+            raise ValueError(f"{self}: floor 0 or more, patience 1 or more and 0 <= tolerance < 1 would be right")
+
+    def epochs(self, losses: Sequence[float]) -> int:
+        """How many of these epochs are trained: up to where they have stood still for long enough, or all."""
+        return next((n for n in range(1, len(losses)) if self.over(losses[:n])), len(losses))
+
+    def over(self, losses: Sequence[float]) -> bool:
+        """Whether these, of all epochs so far, have stood still for long enough."""
+        lowest, since = math.inf, 0
+        for epoch, loss in enumerate(losses, start=1):
+            if epoch == 1 or loss < lowest - self.tolerance * abs(lowest):
+                lowest, since = loss, epoch
+        return len(losses) - max(since, self.floor) >= self.patience
+
+
+@dataclass(frozen=True)
 class Budget:
     """One training: `epochs` times over the rows, `batch_size` rows a step over all workers together."""
 
@@ -154,6 +184,15 @@ class Budget:
     snapshots of one training cost no more than it. 0: nothing is trained, the network is what it starts from."""
     keep: Literal["best", "last"] = "best"
     """Which epoch's weights the stage yields: the first with the highest validation accuracy, or the last."""
+    plateau: Plateau | None = None
+    """End where the training loss has stopped falling, if that is before the end. What goes on from where this was to end goes
+    on from where it did, and a part that may end early itself is then as much earlier over: epochs that one part does not need
+    are the last one's. None: train to the end."""
+
+    def identity(self) -> object:
+        """Its fields; without a plateau what they were when there was none."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return values if self.plateau else {name: value for name, value in values.items() if name != "plateau"}
 
     def __post_init__(self) -> None:
         _positive(self, "epochs")

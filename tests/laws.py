@@ -18,6 +18,7 @@ from raykd.methods.dgkd import DropOne
 from raykd.methods.dist import DIST
 from raykd.methods.dkd import DKD
 from raykd.methods.ebkd import EBKD
+from raykd.methods.extraction import Extraction
 from raykd.methods.fitnet import FitNet
 from raykd.methods.hypergradient import Hypergradient
 from raykd.methods.kl import KL, JensenShannon, ReverseKL
@@ -74,6 +75,8 @@ class Pair:
     teacher: tuple[int, ...]
     by_order: bool = False
     """Whether it says that the order of the rows matters."""
+    turned: bool = False
+    """Whether the teacher is seen through a random matrix, so that nobody is right who is equal to it."""
 
     def context(self) -> Context:
         """The shapes of what is observed."""
@@ -101,6 +104,10 @@ FEATURES = [
     Pair(CC("stage3"), (3, 4, 4), (5, 2, 2), by_order=True),
     Pair(RKD(), (6,), (9,)),
     Pair(PKT(), (6,), (9,)),
+    Pair(Extraction("layer1", dim=6), (6,), (9,), turned=True),
+    Pair(Extraction("layer1", "layer2", dim=4, seed=1), (6,), (5, 4, 4), turned=True),
+    Pair(Extraction("stage1", dim=12, size=2, teacher_size=2), (3, 4, 4), (5, 8, 8), turned=True),
+    Pair(Extraction("stage1", dim=12, size=2, teacher_size=2, matrix="identity"), (3, 4, 4), (3, 8, 8)),
     Pair(VID(), (3, 8, 8), (5, 4, 4)),
     Pair(VID("pooled"), (6,), (9,)),
 ]

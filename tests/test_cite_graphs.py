@@ -12,6 +12,7 @@ from raykd.identity import fingerprint
 from raykd.methods.born_again import born_again
 from raykd.methods.chain import chain
 from raykd.methods.dgkd import densely, dgkd
+from raykd.methods.extraction import extracted
 from raykd.methods.mutual import mutual
 from raykd.methods.progressive import progressive
 from raykd.methods.smskd import anchored
@@ -37,10 +38,11 @@ def dense(stage: Stage) -> Stage:
         (lambda s: densely(dense(s), [LINK]), lambda s: densely(s, []), "Densely Guided"),
         (lambda s: born_again(s, 1), lambda s: born_again(s, 0), "Born"),
         (lambda s: progressive(s, (1,)), lambda s: progressive(s, ()), "implicit curriculum"),
+        (lambda s: extracted(s), lambda s: extracted(s, ()), "via Curriculum Extraction"),
         (lambda s: rounds(s, 2), lambda s: rounds(s, 1), "Deep Mutual Learning"),
         (lambda s: anchored(s, [s.objective]), lambda s: anchored(s, []), "SMSKD"),
     ],
-    ids=["chain", "densely", "born_again", "progressive", "mutual", "anchored"],
+    ids=["chain", "densely", "born_again", "progressive", "extracted", "mutual", "anchored"],
 )
 def test_a_graph_function_is_cited_by_what_it_wrote_alone(
     written: Callable[[Stage], Stage], untouched: Callable[[Stage], Stage], title: str

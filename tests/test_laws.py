@@ -227,6 +227,8 @@ class TestFeatures:
             return
         student, teacher = activations(pair, rows=12)
         assert (compare(pair, student, teacher) >= -1e-7).all()
+        if pair.turned:
+            return
         same = replace(pair, teacher=pair.student)
         torch.testing.assert_close(compare(same, student, student.detach()), torch.zeros(12), atol=1e-6, rtol=0)
 

@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from raykd.answers import Tally
 from raykd.device import autocast, keep_memory, settled
 from raykd.identity import canonical, fingerprint
 from raykd.models import Network, weights
-from raykd.stage import Pretrained
+from raykd.stage import Pretrained, Stage
 from raykd.storage import write_json, write_text
 from raykd.training import checkpoint
 from raykd.training.evaluate import answers, evaluate
@@ -59,6 +59,8 @@ class Training:
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: AveragedModel | None
+    first: int
+    """The epoch that it began with."""
     history: list[Epoch] = field(default_factory=list)
 
     @property
@@ -72,7 +74,17 @@ class Training:
     @property
     def epoch(self) -> int:
         """The next one."""
-        return self.job.stage.budget.start + len(self.history)
+        return self.first + len(self.history)
+
+    @property
+    def left(self) -> Iterator[int]:
+        """The epochs that are left, as long as there are some."""
+        budget = self.job.stage.budget
+        end = budget.end if budget.plateau is None else self.first + budget.trained
+        while self.epoch < end and not (
+            budget.plateau and budget.plateau.over([each["loss"] for each in self.history])
+        ):
+            yield self.epoch
 
     @property
     def best(self) -> float:
@@ -123,7 +135,7 @@ def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] 
     everything_observed = "logits" in training.learner.taps
     module = process.wrap(training.learner, unused=not everything_observed)
     with closing(Feed(job, process)) as feed:
-        for epoch in range(training.epoch, job.stage.budget.end):
+        for epoch in training.left:
             record = _epoch(training, module, feed, epoch)
             best_before = training.best
             training.history.append(record)
@@ -159,7 +171,16 @@ def _start(job: TrainingJob, process: Process) -> Training:
     average = None
     if budget.ema is not None:
         average = AveragedModel(learner.student, multi_avg_fn=get_ema_multi_avg_fn(budget.ema), use_buffers=True)
-    return Training(job, process, precision, learner, optimiser, scaler, average)
+    return Training(job, process, precision, learner, optimiser, scaler, average, _first(job))
+
+
+def _first(job: TrainingJob) -> int:
+    """The first epoch: after the last one of what it goes on from, which may have ended at a plateau."""
+    init, budget = job.stage.init, job.stage.budget
+    if not isinstance(init, Stage) or init.budget.plateau is None or budget.start != init.budget.end:
+        return budget.start
+    lines = (job.storage.folder(init) / "metrics.jsonl").read_text().splitlines()
+    return int(json.loads(lines[-1])["epoch"]) + 1 if lines else budget.start
 
 
 def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dict[str, Any]:
@@ -172,6 +193,7 @@ def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dic
     sums_K = torch.zeros(len(names), device=process.device)
     watch = _Watch(training, len(names))
     rate = 0.0
+    rows = 0
     losses = tuple(float(record["loss"]) for record in training.history)
     with closing(feed.epoch(epoch, losses)) as feedings:
         for feeding in feedings:
@@ -180,10 +202,11 @@ def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dic
             with autocast(process.device, training.precision):
                 terms_KB = module(feeding.inputs_B, feeding.batch)
             watch.look(terms_KB, feeding.batch.progress.step, rate)
-            _update(training, terms_KB.sum() / feed.batch_size * process.world, rate)
+            _update(training, terms_KB.sum() / feeding.rows * process.world, rate)
             sums_K += terms_KB.detach().sum(1)
+            rows += feeding.rows
     watch.report()
-    terms_K = (process.sum(sums_K) / (feed.steps * feed.batch_size)).tolist()
+    terms_K = (process.sum(sums_K) / rows).tolist()
     shown = training.learner.criterion.shown(process.sum)
     trained = time.perf_counter() - started
     val_top1, val_nll = _validate(training)
@@ -255,11 +278,11 @@ def _diverged(training: Training, what: str, step: int, rate: float) -> Diverged
 
 
 def _validate(training: Training) -> tuple[float, float]:
-    """Accuracy and negative log-likelihood on the validation split, shared out over the processes."""
+    """Accuracy and negative log-likelihood on the validation split, whose rows the processes share out."""
     process, view = training.process, training.job.stage.view.plain()
     rows = view.dataset.split("validation")
     positions = np.arange(len(rows))[process.rank :: process.world]
-    prediction_N, nll_N = answers(
+    prediction_N, nll_N, labels_N = answers(
         training.network,
         view,
         "validation",
@@ -267,10 +290,9 @@ def _validate(training: Training) -> tuple[float, float]:
         device=process.device,
         precision=training.precision,
     )
-    right_N = prediction_N == torch.from_numpy(rows.labels[positions]).to(process.device)
-    sums = process.sum(torch.stack([right_N.double().sum(), nll_N.double().sum()]))
-    top1, nll = (sums / len(rows)).tolist()
-    return top1, nll
+    right_N = (prediction_N == labels_N).double()
+    right, nll, labels = process.sum(torch.stack([right_N.sum(), nll_N.double().sum(), torch.ones_like(right_N).sum()]))
+    return float(right / labels), float(nll / labels)
 
 
 def _keep(training: Training, *, improved: bool) -> None:

@@ -13,6 +13,7 @@ from raykd.methods.chain import chain
 from raykd.methods.classroom import classroom
 from raykd.methods.correlation import CC
 from raykd.methods.dgkd import densely, dgkd
+from raykd.methods.extraction import extracted
 from raykd.methods.fitnet import FitNet
 from raykd.methods.kl import KL
 from raykd.methods.mutual import live_mutual, mutual, peer
@@ -68,6 +69,34 @@ def test_progressive_distillation_can_be_anchored(tmp_path: Path) -> None:
     assert labels(last, tmp_path) == ["teacher, epoch 2", "teacher", "student/link 1", "student", "student, stage 2"]
     run(last, tmp_path)
     assert sum(1 for _ in tmp_path.glob("stages/*/result.json")) == 5
+
+
+def test_what_is_extracted_can_be_anchored_and_what_is_anchored_extracted(tmp_path: Path) -> None:
+    after = anchored(extracted(tiny.student()), [SECOND], budget=QUICK)
+    assert labels(after, tmp_path) == ["teacher", "student/layer1", "student", "student, stage 2"]
+    assert after.teachers[REFERENCE] == after.init == extracted(tiny.student())
+    run(after, tmp_path)
+    before = extracted(anchored(tiny.student(), [SECOND]), teacher="teacher")
+    assert labels(before, tmp_path) == ["teacher", "student", "student, stage 2/layer1", "student, stage 2"]
+    run(before, tmp_path)
+
+
+def test_the_end_of_a_chain_is_extracted_from_the_link_above_and_a_link_from_its_teacher(tmp_path: Path) -> None:
+    last = extracted(chain(tiny.student(), [LINK]))
+    assert labels(last, tmp_path) == ["teacher", "student/link 1", "student/layer1", "student"]
+    assert all(str(each.teachers["teacher"]) == "student/link 1" for each in (last, last.init))  # type: ignore[union-attr]
+    run(last, tmp_path)
+    link = last.teachers["teacher"]
+    assert isinstance(link, Stage)
+    run(replace(last, teachers={"teacher": extracted(link)}), tmp_path)
+
+
+def test_a_students_own_layers_are_extracted_before_its_teachers_classifier_judges_them(tmp_path: Path) -> None:
+    first = simkd(convolutional(budget=replace(QUICK, epochs=8)))
+    taps = ("stage1", "stage2")
+    trained = run(extracted(first, taps, teacher_layers=taps, epochs=(1, 1, 6)), tmp_path)
+    teacher = load_file(Storage(tmp_path).weights(convolutional().teachers["teacher"]))
+    assert (load_file(trained.weights)["classifier.weight"] == teacher["fc.weight"]).all()
 
 
 def test_classroomkd_is_a_stage_between_others(tmp_path: Path) -> None:

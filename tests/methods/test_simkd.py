@@ -135,7 +135,9 @@ def test_the_plan_counts_the_projector_and_what_the_teacher_must_say(tmp_path: P
     made = plan([stage], Storage(tmp_path))
     assert [step.network for step in made.steps] == [teacher(), stage]
     assert made.teacher_rows == {"big": 320}
-    assert made.steps[-1].flops == 3 * size(stage.student).flops * 320 * 2
+    assert (
+        made.steps[-1].flops == 3 * size(stage.student, ("projected",)).flops * 320 * 2
+    )  # the classifier is not asked
     assert (
         made.as_json()["steps"][-1]["parameters"]
         == size(stage.student).parameters
