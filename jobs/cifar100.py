@@ -36,7 +36,7 @@ from raykd import (
     Steps,
     View,
 )  # fmt: skip
-from raykd.budget import Falling
+from raykd.budget import Falling, Plateau
 from raykd.cli import job
 from raykd.data import CIFAR100, Crop, Flip
 from raykd.methods import published
@@ -46,6 +46,7 @@ from raykd.methods.chain import chain
 from raykd.methods.classroom import classroom as classroom_objective
 from raykd.methods.dgkd import densely
 from raykd.methods.dgkd import dgkd as dgkd_objective
+from raykd.methods.extraction import extracted
 from raykd.methods.hpm import compressed
 from raykd.methods.hpm import hpm as hpm_of
 from raykd.methods.kl import KL, JensenShannon, ReverseKL
@@ -81,6 +82,8 @@ PAIRS: Mapping[Pair, tuple[Architecture, ...]] = {
     "wrn40_2-shufflenetv2": (WideResNet(40, 2), WideResNet(28, 2), ShuffleNetV2(1.0)),
 }
 """Teacher, assistants of sizes in between, student."""
+STAGES = ("stage1", "stage2", "stage3")
+PLATEAU = Plateau(floor=10, patience=5)
 LIGHT = (MobileNetV2, ShuffleNetV2)
 LAST_MAP: Mapping[type[Architecture], str] = {VGG: "stage5", MobileNetV2: "features", ShuffleNetV2: "conv5"}
 NORMALISED = Preprocess(mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761))
@@ -478,6 +481,29 @@ def progressive(
     last = _distilled(published.kd(alpha, tau), "progressive", pair, data, "", epochs, lr, seed)
     whole = teacher(pair, data).budget.epochs
     return progressively(last, [whole * (i + 1) // (snapshots + 1) for i in range(snapshots)])
+
+
+def curriculum(
+    layers: int = 3, share: float = 0.5, dim: int | None = None,
+    schedule: Literal["equal", "plateau"] = "equal", tau: float = 4.0, alpha: float = 0.9,
+    pair: Pair = "resnet56-resnet20", data: str = "data", teacher_weights: str = "", epochs: int = 240, lr: float = 0.05,
+    seed: int = 0,
+) -> Stage:  # fmt: skip
+    """Curriculum Extraction (Gupta and Karmalkar, 2025): the teacher's stages one after the other, then what it answers.
+
+    layers: how many of the three stages are matched, the last ones; 0 is one-shot distillation
+    share: of the epochs, that is for the layers; what is left is for the answers
+    dim: numbers of a layer that are matched; all by default
+    schedule: equal parts for the layers, or at most these, each over where its loss has stopped falling
+    tau: temperature that softens both distributions
+    alpha: weight of the teacher's term; the labels' term has 1 - alpha
+    """
+    last = _distilled(
+        published.kd(alpha, tau), "curriculum", pair, data, teacher_weights, epochs, lr, seed, cache="off"
+    )
+    stages = STAGES[3 - layers :]
+    plateau = PLATEAU if schedule == "plateau" else None
+    return extracted(last, stages, teacher_layers=stages, dim=dim, share=share, plateau=plateau)
 
 
 def born_again(

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Literal
 
 from raykd import SGD, Budget, Constant, CrossEntropy, Dataset, Distill, DistillEnsemble, Objective, Stage, View
+from raykd.budget import Plateau
 from raykd.cli import job
 from raykd.data import Crop, FashionMNIST, Flip
 from raykd.methods import published
@@ -25,6 +26,7 @@ from raykd.methods.chain import chain
 from raykd.methods.classroom import classroom as classroom_objective
 from raykd.methods.dgkd import densely
 from raykd.methods.dgkd import dgkd as dgkd_objective
+from raykd.methods.extraction import extracted
 from raykd.methods.hpm import compressed
 from raykd.methods.hpm import hpm as hpm_of
 from raykd.methods.kl import KL, JensenShannon, ReverseKL
@@ -40,6 +42,8 @@ from raykd.selection import Selection
 
 FASHION = Dataset(FashionMNIST(), FashionMNIST("test"), validation=1 / 12)
 SHAPE = (1, 28, 28)
+STAGES = ("stage1", "stage2", "stage3")
+PLATEAU = Plateau(floor=1, patience=1)
 TEACHERS = (16, 12, 8)
 PEERS = (4, 6, 8, 4, 6, 8)
 
@@ -409,6 +413,25 @@ def progressive(
     last = _distilled(published.kd(alpha, tau), "progressive", epochs, lr, rows, seed)
     whole = teacher().budget.epochs
     return progressively(last, [whole * (i + 1) // (snapshots + 1) for i in range(snapshots)])
+
+
+def curriculum(
+    layers: int = 3, share: float = 0.5, dim: int | None = None,
+    schedule: Literal["equal", "plateau"] = "equal", tau: float = 2.0, alpha: float = 0.9,
+    epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0,
+) -> Stage:  # fmt: skip
+    """Curriculum Extraction (Gupta and Karmalkar, 2025): the teacher's stages one after the other, then what it answers.
+
+    layers: how many of the three stages are matched, the last ones; 0 is one-shot distillation
+    share: of the epochs, that is for the layers; what is left is for the answers
+    dim: numbers of a layer that are matched; all by default
+    schedule: equal parts for the layers, or at most these, each over where its loss has stopped falling
+    tau: temperature that softens both distributions
+    alpha: weight of the teacher's term; the labels' term has 1 - alpha
+    """
+    last = _distilled(published.kd(alpha, tau), "curriculum", epochs, lr, rows, seed)
+    plateau = PLATEAU if schedule == "plateau" else None
+    return extracted(last, STAGES[3 - layers :], dim=dim, share=share, plateau=plateau)
 
 
 def born_again(generations: int = 1, epochs: int = 8, lr: float = 0.2, rows: int | None = None, seed: int = 0) -> Stage:

@@ -27,6 +27,7 @@ RECIPES: dict[str, Recipe] = {
 METHODS = [target for target in RECIPES if target.partition(":")[2] not in ("teacher", "student")]
 SMALL: dict[str, dict[str, Any]] = {
     "progressive": {"snapshots": 1},
+    "curriculum": {"layers": 1},
     "dml_rounds": {"rounds": 2},
     "dgkd": {"assistants": 1},
     "classroom": {"peers": 2, "quality": "weak"},
@@ -86,7 +87,7 @@ def another(knob: Knob) -> Any:
     """Another value that the knob may have."""
     special = {
         "then": "dkd,fitnet", "first": "dkd", "tap": "stage3", "seed": 1, "replicas": 2, "pair": "vgg13-vgg8",
-        "target_params": 90_000, "compression": 2.0,
+        "target_params": 90_000, "compression": 2.0, "files": __file__, "cache": "dense_f16", "dim": 4,
     }  # fmt: skip
     if knob.name in special:
         return special[knob.name]

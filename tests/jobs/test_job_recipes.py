@@ -203,7 +203,7 @@ def test_smskd_takes_any_number_of_stages_and_the_same_method_twice() -> None:
 def test_what_can_be_a_stage_of_smskd_is_an_objective_about_one_teacher(job: str) -> None:
     assert set(module(job).METHODS) == set(of(job)) - {
         "teacher", "student", "simkd", "aver", "ebkd", "camkd", "takd", "dgkd", "dml", "dml_rounds", "progressive",
-        "born_again", "classroom", "smskd", "hpm",
+        "curriculum", "born_again", "classroom", "smskd", "hpm",
     }  # fmt: skip
 
 
@@ -282,6 +282,21 @@ def test_every_pair_is_of_the_two_networks_that_it_names() -> None:
         assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.parametrize("pair", typing.get_args(module("cifar100").Pair))
+def test_the_stages_of_every_pair_can_be_extracted(pair: str, data: Path) -> None:
+    stage = written("cifar100:curriculum", data, pair=pair)
+    assert [str(each).rpartition("/")[2] for each in stages(stage)] == ["stage1", "stage2", "stage3", "curriculum"]
+    assert sum(each.budget.trained for each in stages(stage)) == 240
+    assert [each.budget.trained for each in stages(stage)] == [40, 40, 40, 120]
+
+
+@pytest.mark.parametrize("job", ["digits", "fashion", "cifar100"])
+def test_a_curriculum_without_layers_is_plain_distillation(job: str, data: Path) -> None:
+    one_shot = written(f"{job}:curriculum", data, layers=0)
+    plain = written(f"{job}:kd", data)
+    assert fingerprint(replace(one_shot, cache="auto")) == fingerprint(plain)
+
+
 # --- what is cited
 
 
@@ -312,6 +327,7 @@ def test_classroomkd_cites_exactly_its_sources(raykd: Any) -> None:
         ("dml", "Deep Mutual Learning"),
         ("dml_rounds", "Deep Mutual Learning"),
         ("progressive", "Progressive distillation induces an implicit curriculum"),
+        ("curriculum", "Efficient Knowledge Distillation via Curriculum Extraction"),
         ("born_again", "Born-Again Neural Networks"),
         ("smskd", "SMSKD: Sequential Multi-Stage Knowledge Distillation"),
         ("smskd", "FitNets: Hints for Thin Deep Nets"),
