@@ -22,7 +22,7 @@ lint: $(SETUP) ## style and types
 	$(BIN)/mypy
 
 test: lint ## everything, on two cores
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fast: $(SETUP) ## what needs no cluster
 	$(BIN)/pytest -m "not ray"

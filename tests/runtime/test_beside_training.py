@@ -148,7 +148,7 @@ def test_without_a_cache_every_epoch_sees_a_replica_of_its_own_and_nothing_is_st
 
 @pytest.mark.ray
 @pytest.mark.cores
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_what_pools_stream_to_the_workers_is_what_is_computed_in_place(
     tmp_path: Path, teacher: Pretrained, workers: int
 ) -> None:
