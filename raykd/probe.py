@@ -111,7 +111,7 @@ def _compared(
     inputs_B = origin.view.batch(positions_B, np.full(len(positions_B), slot.replica)).inputs_B
     fresh_B = teacher(inputs_B)[origin.signal]
     if targets := origin.view.dataset.targets:
-        fresh_B = tokens.padded(fresh_B, tokens.counts(inputs_B).numpy(), targets)
+        fresh_B = tokens.padded(fresh_B, tokens.counts(inputs_B).numpy(), targets, stored.ids_R)
     codec, noise = entry.shards.own_codec(), NOISE[origin.precision]
     try:
         far_B = difference(codec, stored.columns, fresh_B, stored.ids_R, slot.replica, noise)

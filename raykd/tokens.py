@@ -56,13 +56,17 @@ def picked(values_BL: Tensor, asked_BL: Tensor) -> Tensor:
     return values_BL[asked_BL]
 
 
-def padded(values_M: NDArray[np.float32], counts_B: NDArray[np.int64], most: int) -> NDArray[np.float32]:
+def padded(
+    values_M: NDArray[np.float32], counts_B: NDArray[np.int64], most: int, ids_B: NDArray[np.int64]
+) -> NDArray[np.float32]:
     """The rows of each sequence side by side, with NaN behind the last one. float32 [B, most, ...]
 
-    Raises `ValueError` for values that are NaN themselves.
+    Raises `ValueError`, naming the sequence by `ids_B`, for values that are NaN themselves.
     """
-    if np.isnan(values_M).any():
-        raise ValueError("a network says nan at a position asked: its values would be taken for none")
+    broken_M = np.isnan(values_M).reshape(len(values_M), -1).any(1)
+    if broken_M.any():
+        row = np.repeat(ids_B, counts_B)[broken_M.argmax()]
+        raise ValueError(f"row {row} holds nan at a position asked: a network that answers with numbers would be right")
     values_BK = np.full((len(counts_B), most, *values_M.shape[1:]), np.nan, np.float32)
     values_BK[np.arange(most) < counts_B[:, None]] = values_M
     return values_BK

@@ -113,7 +113,8 @@ class Labeler:
         values = self._predictor(teacher)(sample.inputs_B)
         if targets := self.view.dataset.targets:
             counts_R = tokens.counts(sample.inputs_B).numpy()
-            values = {signal: tokens.padded(each, counts_R, targets) for signal, each in values.items()}
+            ids_R = sample.ids_B.numpy()
+            values = {signal: tokens.padded(each, counts_R, targets, ids_R) for signal, each in values.items()}
         size = 0
         for position in mine:
             entry, kept = self.entries[teacher][position], self.labelings[teacher].kept[position]

@@ -241,7 +241,7 @@ class StepsActor:
             said = [values for teacher in self.teachers.values() for values in teacher(sample.inputs_B).values()]
             if targets := self.stage.view.dataset.targets:
                 counts_R = tokens.counts(sample.inputs_B).numpy()
-                said = [tokens.padded(values, counts_R, targets) for values in said]
+                said = [tokens.padded(values, counts_R, targets, sample.ids_B.numpy()) for values in said]
         except ValueError as error:
             return {"mistake": np.array([str(error)])}
         columns = {str(number): values for number, values in enumerate(said)}

@@ -264,6 +264,19 @@ def of_kind(kind: str) -> Stage:
     return student(network, teacher(CNN(5, shape=tiny.SHAPE)))
 
 
+def check_what_moves(last: Stage, root: Path) -> None:
+    """In each stage what is frozen stays as it was, to the bit, and everything else moves."""
+    local(root).run(last)
+    storage = Storage(root)
+    before = dict(build(stages(last)[0], storage).student.body.state_dict())
+    for each in stages(last):
+        after = load_file(storage.weights(each))
+        for name, tensor in after.items():
+            stays = any(name.startswith(f"{part}.") for part in each.frozen)
+            assert torch.equal(tensor, before[name]) == stays, (str(each), name)
+        before = after
+
+
 @pytest.mark.parametrize("optimiser", [SGD(0.1, weight_decay=0.1), AdamW(0.01, weight_decay=0.1)], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_deeper_layers_are_the_same_bits_after_a_stage_and_the_others_are_not(
@@ -272,15 +285,7 @@ def test_deeper_layers_are_the_same_bits_after_a_stage_and_the_others_are_not(
     stage = of_kind(kind)
     stage = replace(stage, budget=replace(stage.budget, epochs=4, optimiser=optimiser, ema=0.9))
     last = extracted(stage)
-    local(tmp_path).run(last)
-    storage = Storage(tmp_path)
-    before = dict(build(stages(last)[0], storage).student.body.state_dict())
-    for each in stages(last):
-        after = load_file(storage.weights(each))
-        for name, tensor in after.items():
-            stays = any(name.startswith(f"{part}.") for part in each.frozen)
-            assert torch.equal(tensor, before[name]) == stays, (str(each), name)
-        before = after
+    check_what_moves(last, tmp_path)
 
 
 def test_the_teacher_is_asked_for_projections_of_the_students_width(tmp_path: Path) -> None:
@@ -417,18 +422,8 @@ def test_deeper_blocks_are_the_same_bits_after_a_stage_and_cost_nothing(masked: 
     one, two, all_of_it = (planned[name].flops for name in ("student/block1", "student/block2", "student"))
     assert one < two < all_of_it
     assert planned["student/block1"].fillings[0].taps == ("block2",)
-    local(tmp_path).run(last)
-    storage = Storage(tmp_path)
-    before = dict(build(stages(last)[0], storage).student.body.state_dict())
-    expected = [("blocks.block2", "norm", "head"), ("norm", "head"), ()]
-    assert [each.frozen for each in stages(last)] == expected
-    for each in stages(last):
-        after = load_file(storage.weights(each))
-        for name, tensor in after.items():
-            stays = any(name.startswith(f"{part}.") for part in each.frozen)
-            # nobody reads the key's bias, and the last places of short rows are seen by none
-            assert torch.equal(tensor, before[name]) == stays, (str(each), name)
-        before = after
+    assert [each.frozen for each in stages(last)] == [("blocks.block2", "norm", "head"), ("norm", "head"), ()]
+    check_what_moves(last, tmp_path)
 
 
 def test_early_stages_run_no_block_beyond_their_tap(tmp_path: Path) -> None:
