@@ -223,8 +223,9 @@ def during(learned: Curve, count: int) -> list[int]:
     where it never was.
     """
     chance, done = 0.55, 0.95
-    start = next((epoch for epoch, (_, accuracy) in enumerate(learned) if accuracy > chance), len(learned) // 2)
-    end = next((epoch for epoch, (_, accuracy) in enumerate(learned) if accuracy > done), len(learned) - 1)
+    behind = list(enumerate((accuracy for _, accuracy in learned), start=1))
+    start = next((epochs for epochs, accuracy in behind if accuracy > chance), len(learned) // 2)
+    end = next((epochs for epochs, accuracy in behind if accuracy > done), len(learned) - 1)
     places = {start + round(i * (end - start) / max(count - 1, 1)) for i in range(count)}
     return sorted(max(place, 1) for place in places if place < len(learned))
 

@@ -94,4 +94,6 @@ def test_snapshots_are_from_between_chance_and_the_end(benchmark: ModuleType) ->
     accuracies = [dict(LEARNED)[epoch * 100] for epoch in benchmark.during(LEARNED, 3)]
     assert accuracies == sorted(set(accuracies))
     assert len(accuracies) == 3
-    assert all(0.5 < each < 1.0 for each in accuracies)
+    first, last = accuracies[0], accuracies[-1]
+    assert first == next(each for _, each in LEARNED if each > 0.55)
+    assert last == next(each for _, each in LEARNED if each > 0.95)
