@@ -168,6 +168,7 @@ class _Beats:
     def __init__(self) -> None:
         self._held: set[Lease] = set()
         self._change = threading.Condition()
+        self._touching = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def add(self, lease: Lease) -> None:
@@ -180,7 +181,11 @@ class _Beats:
             self._change.notify()
 
     def remove(self, lease: Lease) -> None:
-        """Touch it no more."""
+        """Touch it no more. A touch under way ends first: in a bucket it writes the lease, which may be removed next."""
+        with self._touching:
+            self._forget(lease)
+
+    def _forget(self, lease: Lease) -> None:
         with self._change:
             self._held.discard(lease)
 
@@ -194,9 +199,9 @@ class _Beats:
                 leases = list(self._held)
             for lease in leases:
                 # a storage that fails now, in whatever way, may answer at the next beat: expiry allows for five
-                with suppress(Exception):
-                    if not (lease.ours() and lease.place.touch(lease.name)):
-                        self.remove(lease)
+                with self._touching, suppress(Exception):
+                    if lease in self._held and not (lease.ours() and lease.place.touch(lease.name)):
+                        self._forget(lease)
 
 
 _beats = _Beats()

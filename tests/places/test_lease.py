@@ -254,3 +254,22 @@ def test_a_storage_that_fails_for_a_while_costs_a_beat_and_no_more(tmp_path, mon
     time.sleep(0.2)
     assert (tmp_path / NAME).stat().st_mtime > before
     lease.release()
+
+
+def test_a_touch_that_writes_does_not_bring_back_what_is_released_meanwhile(tmp_path, monkeypatch):
+    begun, ended = threading.Event(), threading.Event()
+
+    def write(self, name):  # as a bucket does
+        text = (self.root / name).read_bytes()
+        begun.set()
+        time.sleep(0.2)
+        (self.root / name).write_bytes(text)
+        ended.set()
+        return True
+
+    monkeypatch.setattr(Folder, "touch", write)
+    lease = Lease.acquire(Folder(tmp_path), NAME, beat_s=0.05)
+    assert begun.wait(10)
+    lease.release()
+    assert ended.wait(10)
+    assert not held(Folder(tmp_path), NAME)
