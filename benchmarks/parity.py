@@ -44,11 +44,11 @@ HEAD = 8  # its width
 FORMS: Mapping[str, Mapping[str, float]] = {
     "signs": {
         "d": 50, "k": 5, "width": 100, "teacher_width": 2048,
-        "teacher_steps": 15_000, "steps": 20_000, "lr": 0.1, "batch": 32,
+        "teacher_steps": 15_000, "steps": 20_000, "share": 0.1, "lr": 0.1, "batch": 32,
     },
     "tokens": {
         "d": 20, "k": 2, "width": 4, "teacher_width": 8,
-        "teacher_steps": 2_000, "steps": 6_000, "lr": 2e-3, "batch": 64,
+        "teacher_steps": 2_000, "steps": 3_000, "share": 0.13334, "lr": 1e-3, "batch": 64,
     },
 }  # fmt: skip
 Curve = Sequence[tuple[int, float]]  # steps behind, accuracy on the validation split
@@ -75,7 +75,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--teacher-width", type=int)
     parser.add_argument("--teacher-steps", type=int)
     parser.add_argument("--steps", type=int, help="of the student, at most")
-    parser.add_argument("--share", type=float, default=0.1, help="of the steps, with snapshots or the hidden layers")
+    parser.add_argument("--share", type=float, help="of the steps, with snapshots or the hidden layers")
     parser.add_argument("--snapshots", type=int, default=3)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--batch", type=int, help="rows of a step")
