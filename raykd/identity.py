@@ -88,6 +88,8 @@ def pieces(spec: object) -> Iterator[object]:
 
 
 def _number(value: Any, where: str) -> int | float:
+    if isinstance(value, int):
+        return int(value)
     if not math.isfinite(value):
         raise ValueError(f"{where} is {value}: a spec holds finite numbers only")
     # 4 and 4.0 are equal, so they are one spec

@@ -26,7 +26,7 @@ from raykd.data.view import Sample
 from raykd.kept import Kept
 from raykd.labeling.balance import Work
 from raykd.labeling.predictor import Predictor
-from raykd.labeling.retry import retried
+from raykd.places.retry import retried
 from raykd.signals import Observable
 from raykd.stage import Pretrained
 from raykd.storage import Storage

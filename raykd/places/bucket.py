@@ -28,7 +28,9 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.registry import known_implementations
 from fsspec.spec import AbstractFileSystem
 
+from raykd.places.address import check_address
 from raykd.places.place import Place, Status
+from raykd.places.retry import Unavailable, persistent
 from raykd.places.staging import staged
 
 TIMES = ("LastModified", "updated", "last_modified", "mtime", "modified", "created")
@@ -46,6 +48,7 @@ class Bucket(Place):
     """The URL where the store was or will be tried; empty for this one."""
 
     def __post_init__(self) -> None:
+        check_address(self.url)
         protocol, _, address = self.url.partition("://")
         if not address.strip("/"):
             raise ValueError(f"{self.url} names no bucket: {protocol}://name/folder would be right")
@@ -61,14 +64,17 @@ class Bucket(Place):
         try:
             return self._put(name, data)
         except OSError as error:
-            raise OSError(error.errno, f"cannot commit {len(data)} bytes: {error}", f"{self}/{name}") from error
+            kind = Unavailable if isinstance(error, Unavailable) else OSError
+            raise kind(error.errno, f"cannot commit {len(data)} bytes: {error}", f"{self}/{name}") from error
 
+    @persistent
     def read(self, name: str, *, limit: int) -> bytes:
         """The bytes under `name`."""
         self._require_size(name, limit)
         system, path = self._address(name)
         return bytes(system.cat_file(path))
 
+    @persistent
     def status(self, name: str) -> Status | None:
         """Size and time; a prefix of other keys is nothing."""
         system, path = self._address(name)
@@ -78,6 +84,7 @@ class Bucket(Place):
             return None
         return _status(info) if info["type"] == "file" else None
 
+    @persistent
     def names(self, under: str = "") -> set[str]:
         """What lies directly under `under`; a request for a thousand."""
         system, path = self._address(under)
@@ -86,6 +93,7 @@ class Bucket(Place):
         except FileNotFoundError:
             return set()
 
+    @persistent
     def files(self, under: str = "") -> dict[str, Status]:
         """Every object under `under`; a request for a thousand."""
         system, path = self._address(under)
@@ -96,6 +104,7 @@ class Bucket(Place):
             return {}
         return {name[start:]: _status(info) for name, info in found.items() if len(name) > start}
 
+    @persistent
     def rename(self, name: str, new: str) -> bool:
         """Copy the object and delete it under its old name; False if it was gone."""
         system, path = self._address(name)
@@ -106,6 +115,7 @@ class Bucket(Place):
             return False
         return True
 
+    @persistent
     def remove(self, name: str) -> None:
         """Delete the object."""
         system, path = self._address(name)
@@ -114,6 +124,7 @@ class Bucket(Place):
         except FileNotFoundError:
             return
 
+    @persistent
     def touch(self, name: str) -> bool:
         """Write the object's own bytes once more; False if it is gone."""
         system, path = self._address(name)
@@ -138,6 +149,7 @@ class Bucket(Place):
         """What lies under the prefix."""
         return Bucket(f"{self.url}/{name}", self.top or self.url)
 
+    @persistent
     def local(self, name: str, check: Callable[[Path], None], *, limit: int) -> Path:
         """The copy of this node, fetched now or before."""
         self._require_size(name, limit)
@@ -147,6 +159,7 @@ class Bucket(Place):
     def sweep(self, under: str) -> None:
         """Nothing: a PUT is whole or not at all, and what broken uploads cost is for the store's lifecycle rules."""
 
+    @persistent
     def _put(self, name: str, data: bytes | bytearray) -> bool:
         system, path = self._address(name)
         try:

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from raykd.places.folder import TEMPORARY
 from raykd.places.place import Place
+from raykd.places.retry import impatient
 
 BEAT_S = 5.0
 EXPIRY_S = 30.0
@@ -135,7 +136,7 @@ def _gone(text: bytes) -> bool:
     try:
         holder: dict[str, Any] = json.loads(text)
         machine, pid, start = holder["machine"], holder["pid"], holder["start"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
     return machine is not None and machine == _machine() and type(pid) is int and _start(pid) != start
 
@@ -198,8 +199,9 @@ class _Beats:
                 self._change.wait(min(lease.beat_s for lease in self._held))
                 leases = list(self._held)
             for lease in leases:
-                # a storage that fails now, in whatever way, may answer at the next beat: expiry allows for five
-                with self._touching, suppress(Exception):
+                # a storage that fails now, in whatever way, may answer at the next beat: expiry allows for five, and to wait
+                # for one storage would let the leases on others expire
+                with self._touching, suppress(Exception), impatient():
                     if lease in self._held and not (lease.ours() and lease.place.touch(lease.name)):
                         self._forget(lease)
 

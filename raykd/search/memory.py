@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raykd.places import Lease, Place, place
+from raykd.printable import printable
 from raykd.search.record import Record, Status
 
 FORMAT = b"raykd-memory-v1"
@@ -31,6 +32,8 @@ FOLDER = "memory/v1"
 LEASE = "leases/memory"
 NAME = re.compile(r"([0-9a-f]{40})\.parquet")
 LIMIT = 1 << 28  # bytes of a file; a record takes about a kilobyte
+PACKED = 64  # bytes, or values, of a byte in a file: of equal records they are 10
+DIGEST = 20  # bytes that the fingerprint of a record has, however it is packed
 LOOKS = 16  # listings at most, where others write and merge all the time
 
 NUMBERS = pa.map_(pa.string(), pa.float64())
@@ -139,7 +142,7 @@ class Memory:
                 except FileNotFoundError:  # merged with others since it was listed
                     continue
                 except ValueError as error:
-                    skipped[name] = f"{self.place}/{name} is skipped: {error}"
+                    skipped[name] = printable(f"{self.place}/{name} is skipped: {error}")
         return found, skipped
 
 
@@ -196,10 +199,23 @@ def _read(where: Place, name: str) -> tuple[Record, ...]:
         found = file.schema_arrow
         if not found.equals(SCHEMA, check_metadata=False) or (found.metadata or {}).get(b"format") != FORMAT:
             raise ValueError(f"its columns are {', '.join(found.names)}, not those of {FORMAT.decode()}")
+        _check_claims(file.metadata, len(data))
         return tuple(_record(row) for row in file.read().to_pylist())
     except Exception as error:  # of crafted bytes Arrow raises a dozen types; to a reader they are all one
         words = " ".join(str(error).split())[:200]
         raise ValueError(f"it is no table of records ({type(error).__name__}: {words})") from error
+
+
+def _check_claims(said: pq.FileMetaData, size: int) -> None:
+    """Raise `ValueError` for a file that would unpack to much more than it has."""
+    groups = [said.row_group(i) for i in range(said.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    values = max((column.num_values for column in columns), default=0)
+    unpacked = sum(column.total_uncompressed_size for column in columns)
+    if said.num_rows * DIGEST > size or values > PACKED * size or unpacked > PACKED * size:
+        raise ValueError(
+            f"its {size} bytes say that they are {said.num_rows} records of {values} values in {unpacked} bytes"
+        )
 
 
 def _record(row: Mapping[str, Any]) -> Record:

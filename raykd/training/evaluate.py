@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,6 +28,7 @@ from raykd.device import autocast
 from raykd.models import Network
 from raykd.models.weights import load_into, metadata, save
 from raykd.stage import Pretrained
+from raykd.storage import exists, read
 
 BATCH = 512
 SPLITS: dict[Split, str] = {"validation": "val", "test": "test"}
@@ -75,18 +77,34 @@ def evaluate(trained: Pretrained, view: View, path: Path, precision: str, device
         metrics[f"{short}_nll"] = float(nll_N.mean())
         if plain.dataset.vocabulary:
             metrics[f"{short}_perplexity"] = math.exp(metrics[f"{short}_nll"])
-    path.parent.mkdir(parents=True, exist_ok=True)
     save(str(path), found, {"metrics": json.dumps(metrics)})
     return metrics
 
 
 def evaluated(path: Path) -> dict[str, float] | None:
     """The metrics of an evaluation that was kept, or None."""
-    noted: Mapping[str, str] = metadata(str(path)) if path.exists() else {}
-    return None if "metrics" not in noted else dict(json.loads(noted["metrics"]))
+    noted: Mapping[str, str] = metadata(str(path)) if exists(path) else {}
+    if "metrics" not in noted:
+        return None
+    try:
+        found = json.loads(noted["metrics"])
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
+        raise ValueError(f"{path} holds no metrics: remove it, and the network will be evaluated again")
+    return found
 
 
 def agreement(one: Path, other: Path) -> float:
     """Share of the test rows on which two evaluated networks give the same answer."""
-    first, second = load_file(one)["test_prediction"], load_file(other)["test_prediction"]
+    first, second = map(_predictions, (one, other))
+    if first.shape != second.shape:
+        raise ValueError(f"{one} and {other} hold predictions of other rows: remove both, and they will be made again")
     return float((first == second).float().mean())
+
+
+def _predictions(path: Path) -> Tensor:
+    try:
+        return load(read(path) or b"")["test_prediction"]
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} holds no predictions ({error}): remove it, and they will be made again") from error

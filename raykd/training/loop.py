@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,9 +30,11 @@ from raykd.answers import Tally
 from raykd.device import autocast, keep_memory, settled
 from raykd.identity import canonical, fingerprint
 from raykd.models import Network, weights
+from raykd.places import make_folder, persistent
 from raykd.stage import Pretrained, Stage
-from raykd.storage import write_json, write_text
+from raykd.storage import exists, read, write_json, write_text
 from raykd.training import checkpoint
+from raykd.training.epochs import Epoch, of_lines
 from raykd.training.evaluate import answers, evaluate
 from raykd.training.feed import Feed
 from raykd.training.job import TrainingJob
@@ -40,7 +42,6 @@ from raykd.training.learner import Learner, build
 from raykd.training.lookahead import look
 from raykd.training.process import Process
 
-Epoch = Mapping[str, Any]
 CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the device
 
 
@@ -107,16 +108,19 @@ class Training:
         folder = beginning(self.job)
         if folder != self.job.folder and self.process.rank == 0:
             for name in ("best.safetensors", "last.safetensors"):
-                shutil.copyfile(folder / name, self.job.folder / name)
+                persistent(shutil.copyfile)(folder / name, self.job.folder / name)
         state = checkpoint.load(folder / "checkpoint.pt")
         if state is None:
             return
-        self.learner.load_state_dict(state["learner"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.history = json.loads(state["history"])
+        try:
+            self.learner.load_state_dict(state["learner"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+        except Exception as error:  # torch raises of all kinds for a state of another network
+            raise checkpoint.unusable(folder / "checkpoint.pt", error) from error
+        self.history = state["history"]
 
 
 def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] = lambda _: None) -> Tally:
@@ -125,7 +129,7 @@ def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] 
     Raises `DivergedError` that names step, term and learning rate when the loss becomes non-finite.
     """
     keep_memory()
-    job.folder.mkdir(parents=True, exist_ok=True)
+    persistent(make_folder)(job.folder)
     if process.rank == 0:
         write_json(job.folder / "stage.json", {"label": str(job.stage), "stage": canonical(job.stage)})
     training = _start(job, process)
@@ -151,7 +155,7 @@ def train(job: TrainingJob, process: Process, on_epoch: Callable[[Epoch], None] 
 
 def beginning(job: TrainingJob) -> Path:
     """The folder whose checkpoint a training continues: its own, or that of the longest training that is a part of it."""
-    if (job.folder / "checkpoint.pt").exists():
+    if exists(job.folder / "checkpoint.pt"):
         return job.folder
     budget = job.stage.budget
     for until in range(budget.end - 1, budget.start, -1):
@@ -179,8 +183,9 @@ def _first(job: TrainingJob) -> int:
     init, budget = job.stage.init, job.stage.budget
     if not isinstance(init, Stage) or init.budget.plateau is None or budget.start != init.budget.end:
         return budget.start
-    lines = (job.storage.folder(init) / "metrics.jsonl").read_text().splitlines()
-    return int(json.loads(lines[-1])["epoch"]) + 1 if lines else budget.start
+    path = job.storage.folder(init) / "metrics.jsonl"
+    lines = of_lines(read(path) or b"", path)
+    return int(lines[-1]["epoch"]) + 1 if lines else budget.start
 
 
 def _epoch(training: Training, module: nn.Module, feed: Feed, epoch: int) -> dict[str, Any]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from raykd.training.loop import Epoch
+from raykd import storage
+from raykd.training.epochs import Epoch, of_lines
 
 POLL_S = 0.25
 
 
 def read(path: Path) -> list[Epoch]:
-    """The epochs written so far."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The epochs written so far. Raises `ValueError` for a file that holds anything else."""
+    return of_lines(storage.read(path) or b"", path)
 
 
 class Tail:
@@ -45,7 +43,10 @@ class Tail:
         self._show()
 
     def _show(self) -> None:
-        epochs = read(self.path)
+        try:
+            epochs = read(self.path)
+        except (OSError, ValueError):  # whoever works there says so
+            return
         for epoch in epochs[self.seen :]:
             self.on_epoch(epoch)
         self.seen = max(self.seen, len(epochs))

@@ -1,6 +1,9 @@
-"""The training loop as a Ray Train worker group: DDP over the workers, restarted after a loss, continued from the storage.
+"""The training loop as a Ray Train worker group: DDP over the workers, begun again after a loss, continued from the storage.
 
-Checkpoints and metrics lie on the storage already, so nothing is reported to Ray: a report would wait for the controller.
+    wait until enough have a place -> a group of as many as have one -> lost? from the last whole epoch, with whoever is left
+
+Checkpoints and metrics lie on the storage already, so nothing is reported to Ray: a report would wait for the controller. Nor
+does Train restart a group: it waits for as many as there were, and where it may take fewer it counts nodes without the labels.
 """
 
 from __future__ import annotations
@@ -8,24 +11,35 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import ray.train
 import torch
 from ray import cloudpickle
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util import placement_group, placement_group_table, remove_placement_group
 
 from raykd.answers import Tally
+from raykd.cache import IncompleteEntry
+from raykd.identity import fingerprint
+from raykd.shares import Share
 from raykd.training.job import TrainingJob
 from raykd.training.loop import DivergedError, train
+from raykd.training.metrics import read
 from raykd.training.process import Process
 
 RESTARTS = 3
-"""Times that a training whose workers were lost is started again."""
+"""Times that a training whose workers were lost is started again without having ended an epoch in between."""
+PATIENCE_S = 5.0
+"""Seconds that a group waits for more workers than it needs at least."""
+POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,38 +50,118 @@ class Workers:
     """0: in this process, which costs nothing to start."""
     threads: int
     """Of each worker. On paper it takes one CPU whatever it uses, because a run does one thing at a time."""
-    gpu: bool
+    share: Share
     environment: Mapping[str, str]
 
 
-def train_on(job: TrainingJob, workers: Workers, name: str) -> Tally:
+def train_together(
+    job: TrainingJob, share: Share, least: int, most: int, *, group: Callable[[int], Workers],
+    waits: Callable[[int], None], lost: Callable[[int], None],
+) -> Tally:  # fmt: skip
+    """Train the stage on as many workers as have a place, at least and at most so many; what they read.
+
+    Where fewer than the least have one it is waited for, and `waits` told how many do; when workers were lost `lost` is told
+    how many epochs stand. `group` says how so many workers are started. Raises what `train_on` does, once a training that was
+    begun again `RESTARTS` times came no further.
+    """
+    losses, stood = 0, -1
+    while True:
+        try:
+            return train_on(job, group(seated(share, least, most, waits)))
+        except TrainingFailedError as error:
+            epochs = len(read(job.folder / "metrics.jsonl"))
+            losses = 1 if epochs > stood else losses + 1
+            if mistake(error) is not None or losses > RESTARTS:
+                raise
+            stood = epochs
+            lost(epochs)
+
+
+def seated(share: Share, least: int, most: int, waits: Callable[[int], None]) -> int:
+    """How many workers have a place now, besides all that runs: it is asked for, and given back at once.
+
+    Asking makes a cluster grow that can. More than the least are waited for a little, the least as long as it takes.
+    """
+    labels = [dict(share.labels)] if share.labels else None
+    asked = [placement_group([share.amounts()], bundle_label_selector=labels) for _ in range(most)]
+    told = False
+    try:
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            states = [placement_group_table(each).get("state") for each in asked]
+            found = states.count("CREATED")
+            over = time.monotonic() > end
+            if found == most or (over and found >= least):
+                return found
+            if over and not told:
+                waits(found)
+                told = True
+            time.sleep(POLL_S)
+    finally:
+        for each in asked:
+            remove_placement_group(each)
+
+
+def train_on(job: TrainingJob, workers: Workers) -> Tally:
     """Train the stage on a worker group; what it read.
 
-    Raises `DivergedError` as the loop does, and whatever Ray raises when restarting does not help.
+    Raises `DivergedError` as the loop does, and `ray.train.TrainingFailedError` where a worker fails or is lost.
     """
+    # Train resumes a name that it knows; we resume from our own storage
+    name = f"{fingerprint(job.stage)}-{uuid4().hex[:8]}"
+    gpus = workers.share.gpus or 0
     records = job.storage.root.resolve() / "ray"
     # as bytes, because the controller unpacks the configuration too, and would import torch to do so
     trainer = TorchTrainer(
         _loop,  # type: ignore[arg-type]
         train_loop_config={"job": cloudpickle.dumps(job), "threads": workers.threads},
+        # two processes on one GPU are more than NCCL allows
+        torch_config=TorchConfig(backend="gloo" if workers.count > 1 and gpus < 1 else None),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
-            use_gpu=workers.gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if workers.gpu else {})} if workers.count else None,
+            use_gpu=gpus > 0,
+            resources_per_worker=workers.share.amounts() if workers.count else None,
+            label_selector=dict(workers.share.labels) or None if workers.count else None,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(
             name=name,
             storage_path=str(records),
-            failure_config=FailureConfig(max_failures=RESTARTS),
-            worker_runtime_env={"env_vars": dict(workers.environment)},  # type: ignore[call-arg]
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+            worker_runtime_env={"env_vars": dict(workers.environment)},
         ),
     )
-    with _interrupts():
-        outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
-    shutil.rmtree(records / name, ignore_errors=True)  # Ray's own notes on a run that is over
+    try:
+        with _interrupts():
+            outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
+    finally:
+        shutil.rmtree(records / name, ignore_errors=True)  # Ray's own notes on a run that is over
     if "diverged" in outcome:
         raise DivergedError(outcome["diverged"])
     return Tally(**outcome)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A mistake found by a worker is the same one-line error here: what Ray wraps around it helps nobody.
+
+    Errors of other kinds pass as they are, with the worker's traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = mistake(error)
+        if found is None:
+            raise
+        raise found from None
+
+
+def mistake(error: BaseException) -> ValueError | IncompleteEntry | OSError | None:
+    """The mistake that a worker raised, or a storage that failed it, inside what Ray made of it."""
+    if isinstance(error, ValueError | IncompleteEntry | OSError) and not isinstance(error, RayError):
+        return error
+    inner = [getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()]
+    found = (mistake(each) for each in inner if isinstance(each, BaseException))
+    return next((each for each in found if each is not None), None)
 
 
 @contextmanager
