@@ -14,6 +14,8 @@ Prints a line for each kind: damaged files, no two the same; those detected; tho
 between the members of a tar file, a record that lost its last newline); rows or records served wrong; files set aside with
 the damaged bytes in them; good shards refused. Exits 1 unless all damage is detected or harmless, and nothing wrong is served.
 
+Whether any reader of a storage can be made to crash, to run something or to take all memory is `hostile.py`.
+
 R replicas, N rows of a replica, C classes.
 """
 

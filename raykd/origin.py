@@ -23,6 +23,8 @@ from raykd.signals import Observable
 from raykd.stage import Stage
 from raykd.storage import Storage, read_json
 
+STORES = ("s3", "gs", "gcs", "memory")
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -76,7 +78,7 @@ def from_stage(stage: Stage, storage: Storage) -> Iterator[tuple[Entry, Origin]]
 def _weights(digest: str, architecture: Architecture, about: Mapping[str, str], storage: Storage) -> str:
     """A file with the weights of that digest: where they were when the entry was made, or what a stage left."""
     results = storage.root.glob("stages/*/result.json")
-    mine = [path.parent for path in results if (read_json(path) or {}).get("weights") == digest]
+    mine = [path.parent for path in results if _weights_of(path) == digest]
     left = [folder / f"{kept}.safetensors" for folder in mine for kept in ("best", "last")]
     for path in [about.get("weights", ""), *map(str, left)]:
         if _is_there(path) and digest_of(path, architecture) == digest:
@@ -84,5 +86,17 @@ def _weights(digest: str, architecture: Architecture, about: Mapping[str, str], 
     raise ValueError(f"no file with the teacher's weights ({digest[:8]}): neither {about.get('weights')} nor a stage's")
 
 
+def _weights_of(result: Path) -> object:
+    """The digest in a result; None for a file that is none: it is another stage's."""
+    try:
+        return (read_json(result) or {}).get("weights")
+    except ValueError:
+        return None
+
+
 def _is_there(path: str) -> bool:
-    return "://" in path or Path(path).is_file()
+    """Whether there may be a file. The path is data: of URLs only those of object stores are asked."""
+    protocol, separator, rest = path.partition("://")
+    if separator:
+        return protocol in STORES and "::" not in rest
+    return Path(path).is_file()

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 
 from raykd.data import Arrays, Asking, Dataset, Grammar, Mixing, Operation, Rule, Source
 from raykd.identity import canonical
 from raykd.models import Architecture, Custom, Preprocess
+from raykd.places import open_regular
 from raykd.signals import Attention, Projected, Resized, Signal
 
 FAMILIES: tuple[type, ...] = (
@@ -56,11 +58,16 @@ def known(data: Path) -> dict[str, Maker]:
 def rebuild(content: Any, makers: Mapping[str, Maker]) -> Any:
     """The spec whose canonical JSON is `content`.
 
-    Raises `ValueError` for a class that is not among `makers`, for one whose fields or version changed since, and for one that
-    needs to be told where its content lies.
+    Raises `ValueError` for a class that is not among `makers`, for one whose fields or version changed since, for one that
+    needs to be told where its content lies, and for one that says so itself: a place is no part of a key.
     """
-    spec = _rebuilt(content, makers)
-    check_same(content, spec)
+    try:
+        spec = _rebuilt(content, makers)
+        check_same(content, spec)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # a key is data: of values of other types a class may raise anything
+        raise ValueError(f"it is no key of this version of raykd ({type(error).__name__}: {error})") from error
     return spec
 
 
@@ -92,6 +99,8 @@ def _made(name: str, maker: Maker, fields: dict[str, Any]) -> object:
         if issubclass(maker, Source) and "revision" not in {field.name for field in own}:
             fields.pop("revision", None)  # a digest of what it reads, which `rebuild` compares
         for field in own:
+            if field.name in fields and not field.metadata.get("identity", True):
+                raise ValueError(f"{name} has {field.name}={_short(fields[field.name])}, which is no part of a key")
             needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             if needed and field.name not in fields:
                 raise ValueError(f"{name} needs {field.name}, which is no part of a key")
@@ -106,7 +115,11 @@ def _stored_arrays(folder: Path, *, classes: int, shape: tuple[int, ...], revisi
     path = folder / f"{Path(revision).name}.safetensors"
     if not path.is_file():
         raise ValueError(f"the rows of an Arrays of shape {shape} are not at {path}")
-    return Arrays(**load_file(path), classes=classes)
+    try:
+        with open_regular(path) as file:
+            return Arrays(**load(file.read()), classes=classes)
+    except SafetensorError as error:
+        raise ValueError(f"{path} does not hold the rows of an Arrays ({error})") from error
 
 
 def _with_subclasses(family: type[Any]) -> Iterator[type[Any]]:

@@ -15,8 +15,8 @@ from raykd.cache.pins import pins
 from raykd.identity import fingerprint
 from raykd.models import Architecture, size
 from raykd.plan import Plan, needed
-from raykd.runtime.runner import Trained
 from raykd.runtime.selecting import compared
+from raykd.runtime.trained import Trained
 from raykd.search.adapting import METRIC, Tried
 from raykd.selection import Selection
 from raykd.stage import Pretrained, Stage

@@ -36,6 +36,7 @@ from raykd.cache.seal import CorruptShard
 from raykd.cache.shard import Slot
 from raykd.cache.shards import SHARD_NAME, Shards
 from raykd.cache.store import SignalCache
+from raykd.printable import printable
 
 Put = Callable[[str, bytes], None]
 
@@ -91,8 +92,10 @@ def import_entry(cache: SignalCache, path: Path) -> Moved:
             # read once more, because all of them need not fit in memory
             files = ((slot.name, read(parts, sums, slot.name, shards.header(slot).limit)) for slot in slots)
             new = sum(shards.place.create(name, data) for name, data in files)
-    except (ValueError, tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path} is not taken in: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # of crafted bytes tarfile raises half a dozen types, RecursionError among them
+        raise ValueError(f"{path} is not taken in: {printable(str(error))}") from error
     rows = sum(len(shards.positions(slot)) for slot in slots)
     return Moved(record.name, len(slots), rows, sum(parts[slot.name].size for slot in slots), new)
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raykd.cache.codecs import Codec
+from raykd.cache.framing import check_framing
 from raykd.cache.seal import BLANK, MARK, Bytes, CorruptShard, check_seal, seal
 from raykd.cache.shard import Rows, Slot
 
@@ -108,6 +109,7 @@ def layout(header: Header) -> tuple[int, dict[str, int]]:
 def _rows(header: Header, data: Bytes) -> Rows:
     file = pa.ipc.open_file(pa.py_buffer(data))
     _check_schema(header, file.schema)
+    check_framing(data)
     if file.num_record_batches != 1:
         raise CorruptShard(f"it has {file.num_record_batches} record batches, not one")
     batch = file.get_batch(0)

@@ -20,6 +20,7 @@ from raykd.places import Place
 FORMAT = "raykd-cache-v1"
 NAME = "entry.json"
 LIMIT = 1 << 24  # bytes of an entry.json; a spec takes a few kilobytes
+LARGEST, DIMENSIONS = 1 << 40, 16
 
 
 class ForeignEntry(ValueError):  # noqa: N818
@@ -39,11 +40,13 @@ class Record:
     """Words for people; they are no identity."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.key.get("shape"), list) or len(self.key["shape"]) > DIMENSIONS:
+            raise ValueError(f"shape is {str(self.key.get('shape'))[:80]}: a list of sizes would be right")
         counts = {"rows": self.rows, "rows_per_shard": self.rows_per_shard, "shape": self.key["shape"]}
         for name, count in counts.items():
             for size in count if isinstance(count, list) else [count]:
-                if type(size) is not int or size < 1:
-                    raise ValueError(f"{name} is {count!r}: rows and sizes are whole numbers from 1")
+                if type(size) is not int or not 1 <= size <= LARGEST:
+                    raise ValueError(f"{name} is {str(count)[:80]}: rows and sizes are whole numbers from 1 to 2^40")
         if not all(isinstance(text, str) for pair in self.about.items() for text in pair):
             raise ValueError(f"about is {self.about!r}: it maps names to texts")
 

@@ -28,6 +28,7 @@ from raykd.cache.record import Record
 from raykd.cache.seal import CorruptShard, check_seal
 from raykd.cache.shard import Rows, Slot
 from raykd.places import Place, Status
+from raykd.printable import printable
 
 REPLICAS = 100_000  # the names have five digits for a replica
 SHARD_NAME = re.compile(r"views/([0-9]{5})/([0-9]{8})\.arrow")
@@ -157,7 +158,9 @@ class Shards:
         if not self.place.rename(name, grave):  # another reader of the same bad shard was first
             return
         self.quarantined.append(f"{self.place}/{grave}")
-        log.warning("shard %s/%s is corrupt: %s; it now is %s and counts as missing", self.place, name, reason, grave)
+        log.warning(
+            "shard %s/%s is corrupt: %s; it now is %s and counts as missing", self.place, name, printable(reason), grave
+        )
 
 
 def mapped(file: int, size: int) -> NDArray[np.uint8]:

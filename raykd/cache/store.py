@@ -31,6 +31,7 @@ from raykd.cache.record import ForeignEntry, Record, adopt, read_record
 from raykd.cache.shards import Shards
 from raykd.identity import canonical
 from raykd.places import Place, place
+from raykd.printable import printable
 
 VERSION = "v1"
 NAME = re.compile("[0-9a-f]{40}")
@@ -85,14 +86,27 @@ class SignalCache:
             folder = self.folder(name)
             try:
                 record = read_record(folder)
+                codec = _codec_of(folder, record)
             except (ForeignEntry, FileNotFoundError) as error:  # one bad folder must not hide all the others
-                log.warning("%s", error)
+                log.warning("%s", printable(str(error)))
                 continue
-            yield Entry(Shards(folder, record, codec_of(record.key["codec"]), None))
+            yield Entry(Shards(folder, record, codec, None))
 
     def folder(self, name: str) -> Place:
         """Where the entry of this name lies, existing or not."""
         return self.place.inner(f"{VERSION}/{name[:2]}/{name}")
+
+
+def _codec_of(folder: Place, record: Record) -> Codec | None:
+    """The codec of a listed entry, as `codec_of`. Raises `ForeignEntry` for rows of a shape that it never stores."""
+    codec = codec_of(record.key.get("codec"))
+    try:
+        if codec is not None:
+            codec.check(record.shape)
+            codec.bytes_per_row(record.shape)
+    except Exception as error:  # a record of a shape that no codec of ours was asked for
+        raise ForeignEntry(f"{folder} has rows of shape {record.shape} in {codec}: move the folder away") from error
+    return codec
 
 
 def _ids(ids_N: ArrayLike) -> NDArray[np.int64]:

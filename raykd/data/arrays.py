@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from raykd.data.rows import Rows, held
 from raykd.data.source import PLACE, Source
 from raykd.identity import fingerprint
+from raykd.places import make_folder, open_regular, persistent, require
 
 
 @dataclass(frozen=True, init=False)
@@ -76,27 +78,37 @@ class Arrays(Source):
     def stored(self, folder: str) -> Arrays:
         """An equal source that travels as a path: writes `<revision>.safetensors` into `folder` unless it is there."""
         path = Path(folder).absolute() / f"{self.revision}.safetensors"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex[:8]}")
-            save_file({name: tensor.contiguous() for name, tensor in self._table().items()}, unfinished)
-            unfinished.replace(path)
+        self._lay_down(path)
         twin = copy.copy(self)
         twin.__dict__["file"] = str(path)
         return twin
 
+    @persistent
+    def _lay_down(self, path: Path) -> None:
+        if not path.exists():
+            make_folder(path.parent)
+            unfinished = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex[:8]}")
+            save_file({name: tensor.contiguous() for name, tensor in self._table().items()}, unfinished)
+            unfinished.replace(path)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ if self.file is None else {**self.__dict__, "table": None}
 
+    @persistent
     def _table(self) -> dict[str, Tensor]:
         if self.table is not None:
             return self.table
         assert self.file is not None
         if not Path(self.file).is_file():
+            require(self.file)
             raise ValueError(
                 f"no file {self.file!r} with the rows of an Arrays: store it where every worker can read it"
             )
-        return load_file(self.file)
+        try:
+            with open_regular(self.file) as file:
+                return load(file.read())
+        except SafetensorError as error:
+            raise ValueError(f"{self.file!r} does not hold the rows of an Arrays ({error}): remove it") from error
 
 
 def _inputs(inputs: ArrayLike | Tensor) -> Tensor:

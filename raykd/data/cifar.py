@@ -3,7 +3,8 @@
     CIFAR-10    cifar-10-batches-bin/*.bin    1 label byte, 3,072 pixel bytes             cifar-10-batches-py/*    pickled
     CIFAR-100   cifar-100-binary/*.bin        coarse, fine label bytes, 3,072 pixel bytes cifar-100-python/*       pickled
 
-Loading runs no code from the data: pickles are read by an unpickler that can build numpy arrays and nothing else.
+Loading runs no code from the data: pickles are looked through first (pickles.py) and read by an unpickler that builds plain
+values, and arrays of whole numbers from bytes. It makes no array by numpy's own way, whose state a pickle can forge.
 
 Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; formats: cs.toronto.edu/~kriz/cifar.html.
 
@@ -25,8 +26,12 @@ from numpy.typing import NDArray
 from raykd.data.digest import file_digest, joint_digest
 from raykd.data.rows import Rows, held
 from raykd.data.source import PLACE, Source
+from raykd.pickles import check_pickle
+from raykd.places import open_regular
 
 PIXELS = 3072
+NUMBERS = ("u1", "i1", "i4", "i8")
+"""Types of the arrays that a pickle may hold."""
 
 
 @dataclass(frozen=True)
@@ -142,16 +147,30 @@ def _python(file: Path, label: _Label) -> tuple[NDArray[np.int64], NDArray[np.ui
     batch = _unpickle(file)
     if not isinstance(batch, dict) or not {b"data", label.key} <= batch.keys():
         raise ValueError(f"{str(file)!r} is no CIFAR batch: it should be a dict with b'data' and {label.key!r}")
-    labels_N, pixels_NP = np.asarray(batch[label.key]), np.asarray(batch[b"data"])
+    labels_N, pixels_NP = _labels(file, batch[label.key]), _pixels(batch[b"data"])
     if pixels_NP.dtype != np.uint8 or labels_N.dtype.kind not in "iu" or pixels_NP.shape != (len(labels_N), PIXELS):
         found = f"{pixels_NP.dtype} {list(pixels_NP.shape)} for {len(labels_N)} labels of {labels_N.dtype}"
         raise ValueError(f"{str(file)!r} holds {found}: it should be uint8 [N, {PIXELS}] for N integer labels")
     return labels_N.astype(np.int64), pixels_NP
 
 
+def _labels(file: Path, labels: Any) -> NDArray[Any]:
+    if isinstance(labels, _Array):
+        return labels.made()
+    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 1 << 62 for label in labels):
+        raise ValueError(f"{str(file)!r} has labels that are no list of integers: download it again")
+    return np.array(labels, np.int64)
+
+
+def _pixels(pixels: Any) -> NDArray[Any]:
+    return pixels.made() if isinstance(pixels, _Array) else np.empty(0)
+
+
 def _unpickle(file: Path) -> Any:
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         try:
+            check_pickle(stream)
+            stream.seek(0)
             return _ArraysOnly(stream, encoding="bytes").load()
         except (
             Exception
@@ -163,20 +182,49 @@ class _ArraysOnly(pickle.Unpickler):
     """Reads pickles of plain values and numpy arrays; refuses whatever else a pickle may ask to be called."""
 
     def find_class(self, module: str, name: str) -> Any:
+        # a function made here each time: a pickle may set attributes of what it is given
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return _empty
+            return lambda *_: _Array()
         if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
+            return lambda *arguments: _Type(*arguments)
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            return _latin1
+            return lambda text, *_: text.encode("latin1")
         raise pickle.UnpicklingError(
             f"it asks for {module}.{name}, but a file may build numpy arrays only and runs no code"
         )
 
 
-def _empty(kind: type, shape: tuple[int, ...], dtype: bytes) -> NDArray[Any]:  # noqa: ARG001  # a pickle's state gives all
-    return np.empty(0, np.uint8)
+class _Type:
+    """A dtype, by the name that it was pickled with."""
+
+    __slots__ = ("name", "order")
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        self.name, self.order = name.decode("ascii") if isinstance(name, bytes) else name, "<"
+
+    def __setstate__(self, state: Any) -> None:
+        order = state[1]
+        self.order = order.decode("ascii") if isinstance(order, bytes) else order
 
 
-def _latin1(text: str, encoding: str) -> bytes:  # noqa: ARG001  # pickles name no other
-    return text.encode("latin1")
+class _Array:
+    """An array as it was pickled: its shape, its dtype, its bytes."""
+
+    __slots__ = ("state",)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def made(self) -> NDArray[Any]:
+        """Raises `ValueError` for anything but whole numbers in rows."""
+        try:
+            _, shape, kind, by_columns, data = self.state
+            order = {"|": "", "<": "<", ">": ">", "=": "="}[kind.order]
+            if by_columns:
+                raise ValueError("it lies by columns")
+            sizes = [size for size in shape if type(size) is int and size >= 0]
+            if len(sizes) != len(shape) or len(sizes) > 2:
+                raise ValueError(f"its shape is {str(shape)[:60]}")
+            return np.frombuffer(bytearray(data), order + NUMBERS[NUMBERS.index(kind.name)]).reshape(sizes)
+        except Exception as error:  # of a crafted state anything may be missing
+            raise ValueError(f"an array in it is none of whole numbers ({type(error).__name__}: {error})") from error

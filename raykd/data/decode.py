@@ -14,6 +14,11 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
+from raykd.places import open_regular
+
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded, whatever a file is called: Pillow would hand PostScript to Ghostscript, which runs it."""
+
 
 def pixels(image: Image.Image, shape: tuple[int, ...]) -> Tensor:
     """uint8 [C, H, W] of the wanted shape: converted to grey or RGB, and resized (bilinear, antialiased) where sizes differ."""
@@ -27,7 +32,8 @@ def pixels(image: Image.Image, shape: tuple[int, ...]) -> Tensor:
 def decode(encoded: bytes | Path, shape: tuple[int, ...], *, name: str) -> Tensor:
     """Like `pixels`, from an image file or its bytes. Raises `ValueError` that names the image if it is broken."""
     try:
-        with Image.open(BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        file = BytesIO(encoded) if isinstance(encoded, bytes) else open_regular(encoded)
+        with file, Image.open(file, formats=FORMATS) as image:
             return pixels(image, shape)
     except (
         Exception

@@ -22,6 +22,7 @@ from raykd.data import decode
 from raykd.data.rows import Rows
 from raykd.data.source import PLACE, Source
 
+DEEPEST = 32  # folders below one another; links that lead in a circle end here
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -96,11 +97,17 @@ def _listing(folder: str) -> _Listing:
 
 
 def _images(root: Path, name: str) -> Iterator[tuple[str, int]]:
-    for entry in os.scandir(root / name):
+    if name.count("/") > DEEPEST:
+        raise ValueError(
+            f"{str(root / name)!r} lies more than {DEEPEST} folders deep: a link there may lead back to itself"
+        )
+    for entry in list(os.scandir(root / name)):
         path = f"{name}/{entry.name}"
         if entry.is_dir():
             yield from _images(root, path)
         elif entry.name.lower().endswith(ENDINGS):
+            if not entry.is_file():
+                raise ValueError(f"{str(root / path)!r} is no file: replace or remove it")
             yield path, entry.stat().st_size
 
 

@@ -27,6 +27,7 @@ from raykd.data.source import PLACE, Source
 from raykd.identity import aside
 
 UINT8 = 8
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -89,23 +90,28 @@ class FashionMNIST(Source):
 
 
 def _array(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    content = _bytes(path)
+    content = _bytes(path, dimensions)
     if len(content) < 4 + 4 * dimensions or content[:4] != bytes((0, 0, UINT8, dimensions)):
         wanted = f"IDX file of uint8 with {dimensions} dimensions"
         raise ValueError(f"{str(path)!r} starts with {content[:4]!r}, not as an {wanted} does")
     shape = [int(size) for size in np.frombuffer(content, ">i4", count=dimensions, offset=4)]
     found = len(content) - 4 - 4 * dimensions
-    if found != math.prod(shape):
+    if min(shape) < 0 or found != math.prod(shape):
         raise ValueError(f"{str(path)!r} holds {found} bytes after its header, which says {shape}: download it again")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def _bytes(path: Path) -> bytearray:
+def _bytes(path: Path, dimensions: int) -> bytearray:
     """The file's bytes, in memory that tensors may share."""
     if path.suffix != ".gz":
         return bytearray(path.read_bytes())
     try:
         with gzip.open(path) as file:
-            return bytearray(file.read())
+            content = bytearray(file.read(4 + 4 * dimensions))
+            sizes = np.frombuffer(content[4 : len(content) // 4 * 4], ">u4")
+            end = len(content) + math.prod(map(int, sizes))
+            while len(content) <= end and (block := file.read(BLOCK)):  # a bomb has more than its header says
+                content += block
+            return content
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{str(path)!r} is no whole gzip file ({error}): download it again") from error

@@ -27,6 +27,7 @@ from raykd.data import decode
 from raykd.data.digest import file_digest, joint_digest
 from raykd.data.rows import Rows, held
 from raykd.data.source import PLACE, Source
+from raykd.places import check_address
 
 Chunks = list[pa.Array]
 
@@ -52,6 +53,7 @@ class Parquet(Source):
     classes: int = field(kw_only=True)
 
     def __post_init__(self) -> None:
+        check_address(self.path)
         if len(self.shape) not in (1, 3) or min(self.shape) < 1:
             raise ValueError(f"Parquet has shape={self.shape}: (C, H, W) for images or (D,) for vectors")
 
@@ -121,13 +123,16 @@ def _table(url: str, columns: Sequence[str]) -> pa.Table:
     with fsspec.open(url) as file:
         try:
             found = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{url!r} is no Parquet file: {error}") from error
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{url!r} is no Parquet file: {' '.join(str(error).split())[:200]}") from error
         for column in columns:
             if column not in found.schema_arrow.names:
                 names = ", ".join(map(repr, found.schema_arrow.names))
                 raise ValueError(f"{url!r} has no column {column!r}: its columns are {names}")
-        return found.read(columns=list(columns))
+        try:
+            return found.read(columns=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{url!r} is no whole Parquet file: {' '.join(str(error).split())[:200]}") from error
 
 
 def _integers(table: pa.Table, column: str) -> NDArray[np.int64]:

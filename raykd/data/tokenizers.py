@@ -196,14 +196,17 @@ def _load(file: Path, digest: str) -> tuple[Any, int]:  # noqa: ARG001  it tells
         ) from error
     try:
         loaded = Library.from_file(str(file))
-    except Exception as error:  # it raises plain Exception for whatever it cannot read
+        size = max(loaded.get_vocab(with_added_tokens=True).values()) + 1
+    except BaseException as error:  # it raises plain Exception for what it cannot read; a panic of it is not even that
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
             f"{str(file)!r} is no tokenizer ({reason}): a tokenizer.json of Hugging Face would be right"
         ) from error
     loaded.no_truncation()
     loaded.no_padding()
-    return loaded, max(loaded.get_vocab(with_added_tokens=True).values()) + 1
+    return loaded, size
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:

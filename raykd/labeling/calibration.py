@@ -14,13 +14,14 @@ import torch
 from raykd.identity import fingerprint
 from raykd.labeling.labeler import Labeling
 from raykd.labeling.predictor import MICRO_BATCH, Predictor
-from raykd.storage import read_json, write_json
+from raykd.storage import is_number, read_json, write_json
 
 
 def known(labeling: Labeling, kind: str) -> float | None:
     """Seconds that a row takes this teacher on an actor's device, "cpu" or "gpu", if it was measured before."""
     found = read_json(labeling.storage.calibration(_key(labeling, kind)))
-    return None if found is None else float(found["seconds_per_row"])
+    seconds = None if found is None else found.get("seconds_per_row")
+    return float(seconds) if seconds is not None and is_number(seconds) and seconds > 0 else None
 
 
 def calibrate(labelings: Sequence[Labeling], kind: str, device: torch.device) -> None:

@@ -23,7 +23,7 @@ from raykd.models.weights import metadata
 from raykd.signals import LOGITS
 from raykd.sparse import Sparse
 from raykd.stage import Pretrained
-from raykd.storage import Storage, read_json, write_json
+from raykd.storage import Storage, is_number, read_json, write_json
 
 ROWS = 512
 STANDARD_ERRORS = 5.0
@@ -74,8 +74,17 @@ def tried(view: View) -> NDArray[np.int64]:
 
 def remembered(teacher: Pretrained, view: View, storage: Storage) -> Preflight | None:
     """What the storage knows of this teacher under this view."""
-    known = read_json(storage.preflight(teacher, view))
-    return None if known is None else Preflight(**known)
+    path = storage.preflight(teacher, view)
+    known = read_json(path, rows=int, accuracy=float, chance=float)
+    if known is None:
+        return None
+    found = Preflight(known["rows"], known["accuracy"], known["chance"], known.get("expected"))
+    shares = [found.accuracy, found.chance, 0.0 if found.expected is None else found.expected]
+    if found.rows < 1 or not all(is_number(share) and 0 <= share <= 1 for share in shares):
+        raise ValueError(
+            f"{path} holds {found}: shares are between 0 and 1; remove it, and the teacher will be tried again"
+        )
+    return found
 
 
 def preflight(teacher: Pretrained, view: View, storage: Storage, device: torch.device) -> Preflight:
@@ -90,10 +99,21 @@ def preflight(teacher: Pretrained, view: View, storage: Storage, device: torch.d
         rows=len(labels_B),
         accuracy=_accuracy(logits_BC, labels_B),
         chance=float(np.bincount(labels_B).max() / len(labels_B)),
-        expected=None if noted is None or view.ops else float(noted),
+        expected=None if noted is None or view.ops else _share(noted, teacher.weights),
     )
     write_json(storage.preflight(teacher, view), vars(found))
     return found
+
+
+def _share(noted: str, path: str) -> float:
+    """What a file notes of its own accuracy."""
+    try:
+        share = float(noted)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ValueError(f"{path} notes val_top1={noted[:60]!r} of itself: a number between 0 and 1 would be right")
+    return share
 
 
 def confirm(teacher: Pretrained, name: str, view: View, kept: Kept, storage: Storage) -> None:

@@ -53,7 +53,7 @@ def check_origin(description: str, architecture: Architecture, path: str) -> Non
     """Raises `ValueError` where the architecture that a file was written for, as JSON of its canonical form, is another one."""
     try:
         found = json.loads(description)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: its metadata 'architecture' is no JSON ({error}): write the canonical spec there"
         ) from error

@@ -26,22 +26,27 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
+from raykd.models import torchfile
 from raykd.models.architecture import Architecture
 from raykd.models.fit import check_origin, check_tensors, completed
 from raykd.models.network import Network
+from raykd.places import check_address, make_folder, open_regular, persistent, require
 
 NESTED = ("state_dict", "model")
 ADVICE = "save safetensors or a plain state_dict"
 LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+ROOM = 32  # times the network's own bytes: a checkpoint of somebody's training also has an optimiser's state, averages, copies
 
 
+@persistent
 def load(path: str, architecture: Architecture) -> dict[str, Tensor]:
     """The tensors of a file, by name, as they are there: on the CPU, in the file's dtype.
 
     Raises `ValueError`, in one line, for a file that is missing, holds code, is truncated or of another kind, does not fit the
     architecture or was written for another one, and for numbers that are not finite.
     """
-    with _opened(path) as file:
+    needed = sum(tensor.nbytes for tensor in architecture.blueprint().body.state_dict().values())
+    with _opened(path, limit=ROOM * needed + LARGEST_HEADER) as file:
         content: bytes = file.read()
     described = _header(io.BytesIO(content), path)
     stored = _pickled(content, path) if described is None else _safe(content, path)
@@ -57,6 +62,7 @@ def load_into(network: Network, path: str) -> None:
     network.body.load_state_dict(load(path, network.architecture))
 
 
+@persistent
 def save(path: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a local safetensors file that is there completely or not at all; folders are made, an older file is replaced.
 
@@ -68,7 +74,7 @@ def save(path: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     content = safetensors.torch.save(copies, dict(metadata))
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:
@@ -80,6 +86,7 @@ def save(path: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         temporary.unlink(missing_ok=True)
 
 
+@persistent
 def metadata(path: str) -> dict[str, str]:
     """What a safetensors file says about itself; empty for other files. Raises `ValueError` for a missing or truncated file."""
     with _opened(path) as file:
@@ -96,8 +103,10 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()[:40]
 
 
+@persistent
 def digest_of(path: str, architecture: Architecture) -> str:
     """The digest of a file's tensors; a local file is read once for each (path, time of change, size). Raises like `load`."""
+    check_address(path)
     files, place = fsspec.core.url_to_fs(path)
     if not isinstance(files, LocalFileSystem) or not Path(place).is_file():
         return digest(load(path, architecture))
@@ -110,11 +119,14 @@ def _digest_of(path: str, mtime_ns: int, size: int, architecture: Architecture) 
     return digest(load(path, architecture))
 
 
-def _opened(path: str) -> IO[bytes]:
+def _opened(path: str, *, limit: int | None = None) -> IO[bytes]:
+    check_address(path)
     files, place = fsspec.core.url_to_fs(path)
     try:
-        opened: IO[bytes] = files.open(place, "rb")
+        local = isinstance(files, LocalFileSystem)
+        opened: IO[bytes] = open_regular(place, limit=limit) if local else files.open(place, "rb")
     except FileNotFoundError as error:
+        require(place)
         raise ValueError(f"no weights at {path!r}: there is no such file") from error
     except IsADirectoryError as error:
         raise ValueError(f"no weights at {path!r}: it is a folder, name the file in it") from error
@@ -129,9 +141,11 @@ def _header(file: IO[bytes], path: str) -> dict[str, str] | None:
         return None
     try:
         header = json.loads(start)
-    except ValueError as error:  # no JSON, or no text
+    except (ValueError, RecursionError) as error:  # no JSON, or no text
         raise _unreadable(path, error) from error
-    described: dict[str, str] = header.get("__metadata__", {})
+    described = header.get("__metadata__", {})
+    if not isinstance(described, dict) or not all(isinstance(text, str) for text in described.values()):
+        raise _unreadable(path, "its metadata are no texts")
     return described
 
 
@@ -143,10 +157,10 @@ def _safe(content: bytes, path: str) -> dict[str, Tensor]:
 
 
 def _pickled(content: bytes, path: str) -> dict[str, Tensor]:
-    if not content.startswith((b"PK", b"\x80")):
+    if not content.startswith((torchfile.ZIP, torchfile.PICKLE)):
         raise _unreadable(path, f"it starts with {content[:8]!r}")
     try:
-        stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        stored = torchfile.load(io.BytesIO(content))
     except Exception as error:  # a damaged file fails in every way: KeyError, EOFError, RuntimeError ...
         # a weights-only reader stops at the first name that it does not know
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -169,11 +183,11 @@ def _named(stored: Any, path: str) -> dict[str, Tensor]:
     if not isinstance(stored, Mapping):
         raise ValueError(f"{path} holds a {type(stored).__name__}: weights are tensors by name, a state_dict")
     for name, value in stored.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or not isinstance(name, str):
             raise ValueError(
-                f"{path} holds a {type(value).__name__} at {name!r}: weights are tensors by name, a state_dict"
+                f"{path} holds a {type(value).__name__} at {str(name)[:80]!r}: weights are tensors by name, a state_dict"
             )
-    return {str(name): tensor.detach() for name, tensor in stored.items()}
+    return {name: tensor.detach() for name, tensor in stored.items()}
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

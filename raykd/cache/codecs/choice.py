@@ -34,9 +34,16 @@ def named(name: str) -> Codec:
 
 def codec_of(content: object) -> Codec | None:
     """The codec that this canonical JSON stands for; None if this program does not know it or writes another version."""
+    try:
+        return _codec_of(content)
+    except RecursionError:  # codecs of codecs of codecs
+        return None
+
+
+def _codec_of(content: object) -> Codec | None:
     match content:
         case {"is": "Positions", "of": {"of": of}}:
-            inner = codec_of(of)
+            inner = _codec_of(of)
             return None if inner is None or canonical(Positions(inner)) != content else Positions(inner)
         case {"is": str(name), "of": dict(parameters)}:
             return next(
@@ -50,5 +57,5 @@ def _with(family: type[Codec], name: str, parameters: dict[str, Any]) -> Codec |
         return None
     try:
         return family(**parameters)
-    except (TypeError, ValueError):  # parameters of a later version: not a codec of this program
+    except (TypeError, ValueError, OverflowError):  # parameters of a later version: not a codec of this program
         return None
