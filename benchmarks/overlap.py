@@ -119,7 +119,7 @@ def fill(written: Stage, folder: Path) -> float:
     labeling = Labeling("teacher", teacher, written.view, written.kept["teacher"], runner.storage)
 
     def label(several: object, missing: object) -> object:
-        return runner.label(several, missing, beside=False)  # type: ignore[arg-type]
+        return runner.label(several, missing, beside=None)  # type: ignore[arg-type]
 
     begun = time.perf_counter()
     Filling([labeling], label, "compute", runner.display, lambda _, __: None, runner.counts.teacher_rows).run()  # type: ignore[arg-type]

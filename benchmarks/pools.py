@@ -162,7 +162,7 @@ def fill(runner: Cluster, labelings: Sequence[Labeling]) -> tuple[float, float, 
     """When it began and ended, and the times of its commits."""
 
     def label(several: Sequence[Labeling], missing: object) -> object:
-        return runner.label(several, missing, beside=False)  # type: ignore[arg-type]
+        return runner.label(several, missing, beside=None)  # type: ignore[arg-type]
 
     started = time.time()
     Filling(labelings, label, "compute", runner.display, lambda _, __: None, runner.counts.teacher_rows).run()  # type: ignore[arg-type]

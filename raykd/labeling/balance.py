@@ -14,7 +14,7 @@ Shapes: W seats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raykd.cache import Slot
@@ -55,33 +55,27 @@ class Demand:
 
     seconds: float
     """Work that it has to do, on one seat."""
-    device: float = 1.0
-    """Devices that a seat takes; it may be a part of one."""
     least: int = 1
     most: int | None = None
     """Bounds on its seats; None: as many as there are devices for."""
 
 
-def seats(demands: Sequence[Demand], devices: float) -> list[int]:
+def seats(demands: Sequence[Demand], take: Callable[[int, int], bool]) -> list[int]:
     """Seats for each pool, such that all end as nearly together as the devices allow.
 
-    Each gets its least; then whoever would end last gets one more, while one fits. Pools whose least does not fit all at
-    once share by turns: the longest come first, and the others get 0 until they are done.
+    `take(i, n)` takes the devices of n more seats of pool i, all or none, and says whether they were there. Each pool gets its
+    least; then whoever would end last gets one more, while one fits. Pools whose least does not fit all at once share by turns:
+    the longest come first, and the others get 0 until they are done.
     """
     found = [0] * len(demands)
-    left = devices
     for i in sorted(range(len(demands)), key=lambda i: -demands[i].seconds):
-        if demands[i].least * demands[i].device <= left + 1e-9:
+        if take(i, demands[i].least):
             found[i] = demands[i].least
-            left -= found[i] * demands[i].device
-    while True:
-        grow = [
-            i
-            for i, demand in enumerate(demands)
-            if found[i] and demand.device <= left + 1e-9 and (demand.most is None or found[i] < demand.most)
-        ]
-        if not grow:
-            return found
-        last = max(grow, key=lambda i: demands[i].seconds / found[i])
-        found[last] += 1
-        left -= demands[last].device
+    growing = [i for i in range(len(demands)) if found[i]]
+    while growing:
+        last = max(growing, key=lambda i: demands[i].seconds / found[i])
+        if found[last] != demands[last].most and take(last, 1):
+            found[last] += 1
+        else:
+            growing.remove(last)
+    return found

@@ -16,8 +16,10 @@ Shapes: R rows of this worker in a run of steps.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ from raykd.labeling.labeler import Labeled, Labeler, Labeling
 from raykd.labeling.live import predictors
 from raykd.labeling.placement import Pool
 from raykd.order import Order
+from raykd.places import make_folder, persistent
+from raykd.shares import Share
 from raykd.signals import Observable
 from raykd.sparse import Sparse
 from raykd.stage import Stage
@@ -54,6 +58,8 @@ class Actor:
         self.pool = pool
         self.labeler = Labeler(labelings, device())
         self.stopped = Path(stopped)
+        self.over = False
+        """After a mistake: every further piece of work might wait as long for a storage that is away."""
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Label the one piece of work of the batch; a row for each teacher that did.
@@ -62,10 +68,11 @@ class Actor:
         """
         work = Work(Slot(int(batch["replica"][0]), int(batch["index"][0])), tuple(batch["teachers"][0].tolist()))
         found: list[Labeled] = []
-        if not self.stopped.exists():
+        if not (self.over or self.stopped.exists()):
             try:
                 found.extend(self.labeler.label(work))
             except (OSError, ValueError) as error:  # OSError: a full disk, a file system that is gone
+                self.over = True
                 return self._rows(found, str(error), "OSError" if isinstance(error, OSError) else "ValueError")
         return self._rows(found)
 
@@ -86,26 +93,31 @@ def fill(pools: Sequence[Pool], scratch: Path) -> Iterator[tuple[Labeling, Label
     hold, or `OSError`, such as for a full disk. Nor do they when the iterator is closed. `scratch` is a folder that all
     nodes see.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    persistent(make_folder)(scratch)
+    with persistent(tempfile.TemporaryDirectory)(dir=scratch) as folder:
         stopped = Path(folder) / "stopped"
         mistakes: list[ValueError | OSError] = []
         done = iter(_pipeline(pools, stopped).iter_rows())  # what iter_rows gives starts anew whenever it is iterated
         try:
             for row in done:
                 if row["mistake"]:
-                    stopped.touch()
+                    _stop(stopped)
                     mistakes.append((OSError if row["kind"] == "OSError" else ValueError)(row["mistake"]))
                 if row["teacher"] >= 0:
                     slot = Slot(row["replica"], row["index"])
                     counts = row["rows"], row["bytes"], row["retries"]
                     yield pools[row["pool"]].labelings[row["teacher"]], Labeled(row["teacher"], slot, *counts)
         finally:
-            stopped.touch()
+            _stop(stopped)
             for _ in done:  # to its end, which now is near: a pipeline that is left early keeps its actors
                 pass
     if mistakes:
         raise mistakes[0]
+
+
+def _stop(stopped: Path) -> None:
+    with suppress(OSError):  # where nothing can be written the actors' own work fails
+        stopped.touch()
 
 
 def _pipeline(pools: Sequence[Pool], stopped: Path) -> ray.data.Dataset:
@@ -129,14 +141,25 @@ def _branch(number: int, pool: Pool, stopped: Path) -> ray.data.Dataset:
         fn_constructor_kwargs={"pool": number, "labelings": pool.labelings, "stopped": str(stopped)},
         compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=max(actors, min(pool.most, len(rows)))),
         batch_size=1,
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus or None,
         runtime_env={"env_vars": dict(pool.environment)},
+        **taking(pool.share),
     )
+
+
+def taking(share: Share) -> dict[str, Any]:
+    """What an actor or a task takes of a node, as Ray's options."""
+    found: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+    if share.custom:
+        found["resources"] = dict(share.custom)
+    if share.labels:
+        found["label_selector"] = dict(share.labels)
+    return found
 
 
 RUN_ROWS = 2048
 """Rows, about, that an actor computes at once for a training: small blocks cost Ray Data 10 ms each."""
+RUN_BYTES = 16 * 2**20
+"""And how much they may say: a node's object store, .3 of its memory and no more than `/dev/shm`, holds many blocks."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +167,7 @@ class Streamed:
     """Answers of actors that each training worker has beside it. Not stored, and a step ahead of the training."""
 
     actors: int
-    cpus: float
-    gpus: float
+    share: Share
     environment: Mapping[str, str]
 
     def open(self, stage: Stage, storage: Storage, device: torch.device, rank: int, world: int) -> StreamedAnswers:
@@ -192,7 +214,12 @@ class StreamedAnswers:
 
     def _stream(self, start: int) -> Generator[dict[str, Tensor], None, None]:
         """Batch by batch, from an epoch to the end of the training."""
-        count = max(1, RUN_ROWS * self._world // self._order.batch_size)
+        size = sum(
+            4 * math.prod(each.shape(self._stage.teachers[name].architecture))
+            for name, kept in self._stage.kept.items()
+            for each in kept
+        )
+        count = max(1, min(RUN_ROWS, RUN_BYTES // size) * self._world // self._order.batch_size)
         runs = [
             {"epoch": epoch, "first": first, "last": min(first + count, self._order.steps)}
             for epoch in range(start, self._stage.budget.end)
@@ -210,9 +237,8 @@ class StreamedAnswers:
                 },
                 compute=ray.data.ActorPoolStrategy(size=min(self._streamed.actors, len(runs))),
                 batch_size=1,
-                num_cpus=self._streamed.cpus,
-                num_gpus=self._streamed.gpus or None,
                 runtime_env={"env_vars": dict(self._streamed.environment)},
+                **taking(self._streamed.share),
             )  # fmt: skip
         for run, block in zip(runs, stream.iter_batches(batch_size=None, batch_format="numpy"), strict=True):
             mistake = str(block.pop("mistake")[0])

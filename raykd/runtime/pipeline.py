@@ -31,9 +31,9 @@ UPDATE_S = 1e-3
 whether it is worth while to make several stages at once, depends on it."""
 
 
-def training_s(step: Step) -> float:
-    """Seconds that a stage's own training is expected to take."""
-    return step.flops / FLOPS_PER_SECOND + step.updates * UPDATE_S
+def training_s(step: Step, workers: int = 1) -> float:
+    """Seconds that a stage's own training is expected to take: workers share the rows, and all take every step."""
+    return step.flops / FLOPS_PER_SECOND / workers + step.updates * UPDATE_S
 
 
 def labeling_s(step: Step) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
+from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,13 +100,23 @@ def test_four_teachers_of_cost_1_2_4_8_on_8_seats_end_together() -> None:
     assert equal_split > 2 * bound
 
 
+def devices(number: float, *sizes: float) -> Callable[[int, int], bool]:
+    """So many devices, of which a seat of each pool takes its size, by default a whole one."""
+    taken = [0.0]
+
+    def take(pool: int, count: int) -> bool:
+        wanted = count * (sizes[pool] if sizes else 1.0)
+        fits = sum(taken) + wanted <= number
+        taken.append(wanted if fits else 0.0)
+        return fits
+
+    return take
+
+
 demands = st.lists(
-    st.builds(
-        Demand,
-        st.floats(0.1, 100),
+    st.tuples(
+        st.builds(Demand, st.floats(0.1, 100), st.integers(1, 3), st.one_of(st.none(), st.integers(3, 6))),
         st.sampled_from([0.25, 0.5, 1.0, 2.0]),
-        st.integers(1, 3),
-        st.one_of(st.none(), st.integers(3, 6)),
     ),
     min_size=1,
     max_size=5,
@@ -113,26 +124,29 @@ demands = st.lists(
 
 
 @given(demands, st.integers(1, 16))
-def test_seats_fit_the_devices_and_the_declared_bounds(wanted: list[Demand], devices: int) -> None:
-    found = seats(wanted, devices)
-    assert sum(n * each.device for n, each in zip(found, wanted, strict=True)) <= devices + 1e-6
-    for n, each in zip(found, wanted, strict=True):
+def test_seats_fit_the_devices_and_the_declared_bounds(wanted: list[tuple[Demand, float]], number: int) -> None:
+    asked, sizes = zip(*wanted, strict=True)
+    found = seats(asked, devices(number, *sizes))
+    left = number - sum(n * size for n, size in zip(found, sizes, strict=True))
+    assert left >= 0
+    for n, each, size in zip(found, asked, sizes, strict=True):
         assert n == 0 or each.least <= n <= (each.most or n)
-    if sum(each.least * each.device for each in wanted) <= devices:
+        assert n in (0, each.most) or left < size  # no device that a pool could take is idle
+    if sum(each.least * size for each, size in wanted) <= number:
         assert all(found)
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=4), st.integers(4, 8))
-def test_with_whole_devices_no_other_split_ends_earlier(seconds: list[float], devices: int) -> None:
-    found = seats([Demand(each) for each in seconds], devices)
+def test_with_whole_devices_no_other_split_ends_earlier(seconds: list[float], number: int) -> None:
+    found = seats([Demand(each) for each in seconds], devices(number))
     ends = max(each / n for each, n in zip(seconds, found, strict=True))
-    splits = itertools.product(range(1, devices + 1), repeat=len(seconds))
+    splits = itertools.product(range(1, number + 1), repeat=len(seconds))
     best = min(
-        max(each / n for each, n in zip(seconds, split, strict=True)) for split in splits if sum(split) <= devices
+        max(each / n for each, n in zip(seconds, split, strict=True)) for split in splits if sum(split) <= number
     )
     assert ends <= best * (1 + 1e-9)
 
 
 def test_on_fewer_devices_than_pools_the_longest_come_first() -> None:
-    assert seats([Demand(1), Demand(5), Demand(3)], 2) == [0, 1, 1]
+    assert seats([Demand(1), Demand(5), Demand(3)], devices(2)) == [0, 1, 1]

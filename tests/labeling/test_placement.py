@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import tiny
 
 from raykd.cache import Slot
 from raykd.labeling.labeler import Labeling
-from raykd.labeling.placement import Actors, pools
+from raykd.labeling.placement import Actors, on_paper, pools
 from raykd.models.weights import save
+from raykd.shares import Node, Room, Share, settled
 from raykd.stage import Pretrained
 from raykd.storage import Storage
 
@@ -27,11 +29,15 @@ def teachers(tmp_path: Path) -> list[Labeling]:
     return [Labeling(name, given, stage.view, stage.kept["teacher"], storage) for name in ("a", "b", "c")]
 
 
-def place(teachers: list[Labeling], devices: int, *, gpus: bool = True, actors: Actors | None = None, **costs: float):  # type: ignore[no-untyped-def]
+def place(  # type: ignore[no-untyped-def]
+    teachers: list[Labeling], *devices: int, gpus: bool = True, actors: Actors | None = None, **costs: float
+):
+    """On nodes with so many GPUs, or cores."""
     seconds = [costs.get(labeling.name, 1.0) for labeling in teachers]
-    return pools(
-        teachers, MISSING, seconds, actors=actors or Actors(), devices=devices, gpus=gpus, environment={"A": "1"}
-    )
+    nodes = [Node({"CPU": 64, "GPU": each} if gpus else {"CPU": each}) for each in devices]
+    said = actors or Actors()
+    shares = [settled(said.share(each.name), nodes, cpus=1.0, cpus_of_gpu=0.5) for each in teachers]
+    return pools(teachers, MISSING, seconds, actors=said, shares=shares, room=Room(nodes), environment={"A": "1"})
 
 
 def dealt(found) -> list[tuple[str, Slot]]:  # type: ignore[no-untyped-def]
@@ -42,7 +48,8 @@ def test_teachers_that_take_the_same_share_one_pool_over_all_devices(teachers: l
     for gpus in (True, False):
         (pool,) = place(teachers, 4, gpus=gpus)
         assert [labeling.name for labeling in pool.labelings] == ["a", "b", "c"]
-        assert (pool.actors, pool.most, pool.gpus) == (4, 4, float(gpus))
+        assert (pool.actors, pool.most) == (4, 4)
+        assert (pool.share.cpus, pool.share.gpus) == (0.5, 1.0 if gpus else None)
         assert dealt([pool]) == sorted((name, slot) for name in "abc" for slot in MISSING)
 
 
@@ -50,8 +57,8 @@ def test_a_teacher_that_takes_more_or_less_has_a_pool_of_its_own(teachers: list[
     found = place(teachers, 8, actors=Actors(gpus={"a": 2.0, "b": 0.25}), a=4.0)
     assert [labeling.name for labeling in found[0].labelings] == ["a"]  # most work first
     by_name = {pool.labelings[0].name: pool for pool in found}
-    assert {name: pool.gpus for name, pool in by_name.items()} == {"a": 2.0, "b": 0.25, "c": 1.0}
-    assert sum(pool.actors * pool.gpus for pool in found) <= 8
+    assert {name: pool.share.gpus for name, pool in by_name.items()} == {"a": 2.0, "b": 0.25, "c": 1.0}
+    assert sum(pool.actors * pool.share.gpus for pool in found) <= 8
     assert by_name["a"].actors >= by_name["c"].actors
     assert dealt(found) == sorted((name, slot) for name in "abc" for slot in MISSING)
 
@@ -83,6 +90,19 @@ def test_what_no_cluster_can_give_is_refused(declare, named) -> None:  # type: i
         declare()
 
 
-def test_an_actor_larger_than_the_cluster_is_refused_by_name(teachers: list[Labeling]) -> None:
-    with pytest.raises(ValueError, match="teacher b takes 4 GPUs, and there are 2"):
-        place(teachers, 2, actors=Actors(gpus={"b": 4.0}))
+def test_actors_fit_on_nodes_and_not_only_on_their_sum(teachers: list[Labeling]) -> None:
+    (pool,) = place(teachers, 3, 3, 3, actors=Actors(gpus={"": 2.0}))
+    assert (pool.actors, pool.most) == (3, 3)  # nine GPUs, and a pair on each node
+    (pool,) = place(teachers, 1, 1, actors=Actors(gpus={"": 0.4}))
+    assert (pool.actors, pool.most) == (4, 4)
+
+
+def test_what_an_actor_takes_is_what_ray_is_told_but_for_half_a_core_where_cores_are_the_devices(
+    teachers: list[Labeling],
+) -> None:
+    takes = Share(3, None, {"slot": 0.5}, {"role": "teacher"})
+    assert on_paper(replace(takes, gpus=1.0)) == replace(takes, gpus=1.0)
+    assert on_paper(takes) == replace(takes, cpus=2.5)
+    assert on_paper(Share(0.5)) == Share(0.25)
+    (pool,) = place(teachers, 7, 2, gpus=False, actors=Actors(takes=Share(3)))
+    assert (pool.actors, pool.share.cpus) == (2, 2.5)

@@ -24,6 +24,7 @@ from raykd.labeling.placement import Pool
 from raykd.labeling.pool import fill
 from raykd.models import MLP
 from raykd.models.weights import save
+from raykd.shares import Share
 from raykd.stage import Pretrained
 from raykd.storage import Storage
 
@@ -62,7 +63,7 @@ def teachers(root: Path, *widths: int, replicas: int = REPLICAS, slow: bool = Fa
 def pool(labelings: list[Labeling], actors: int = 1, most: int = 2) -> Pool:
     missing = {slot: list(range(len(labelings))) for slot in labelings[0].missing()[0]}
     work = queue(missing, [1.0] * len(labelings), actors)
-    return Pool(tuple(labelings), work, actors, most, cpus=0.5)
+    return Pool(tuple(labelings), work, actors, most, Share(cpus=0.5))
 
 
 def test_pools_fill_at_once_whatever_they_share(tmp_path: Path) -> None:
