@@ -7,17 +7,30 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
 
 from raykd import recipes
 from raykd.device import PRECISIONS
+from raykd.printable import printable
 from raykd.selection import Selection
 from raykd.stage import Stage
 
-OUT = Console(width=None if sys.stdout.isatty() else 140)
+
+class _Printable(Console):
+    """Shows texts from data, and obeys none of them: what is no visible character is escaped (`printable`)."""
+
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As its parent does it, of printable texts."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text, but="\n"), segment.style)
+
+
+OUT = _Printable(width=None if sys.stdout.isatty() else 140)
 
 
 class OfTarget(click.Command):
@@ -104,6 +117,18 @@ CACHE = click.option(
     "--cache", default="", envvar="RAYKD_CACHE", show_envvar=True, metavar="FOLDER|URL",
     help="Where teacher outputs lie, if not in the storage: a folder, or a URL such as s3://bucket/raykd.",
 )  # fmt: skip
+
+LOG = click.option(
+    "--log", type=click.Choice(["text", "json"]), default="text", envvar="RAYKD_LOG", show_envvar=True, show_default=True,
+    help="Standard error for people, or for machines: an event a line, as JSON.",
+)  # fmt: skip
+
+
+def asked_of(ctx: click.Context) -> dict[str, Any]:
+    """What was asked for, for the log of a run."""
+    knobs = {name: ctx.params[name] for name in knobs_of(ctx) if name in ctx.params}
+    options = {name: value for name, value in ctx.params.items() if name not in (*knobs, "target")}
+    return {"target": ctx.params.get("target"), "knobs": knobs, "options": options}
 
 
 def returned_of(ctx: click.Context, knobs: dict[str, Any]) -> recipes.Written:

@@ -8,10 +8,10 @@ import click
 from click.core import ParameterSource
 
 from raykd import recipes, report
-from raykd.cli_options import CACHE, JSON, OUT, PRECISION, STORAGE, TARGET, OfTarget, knobs_of, print_json
+from raykd.cli_options import CACHE, JSON, OUT, PRECISION, STORAGE, TARGET, OfTarget, asked_of, knobs_of, print_json
 from raykd.report_search import as_json as as_json_of
 from raykd.report_search import front_table, trials_table
-from raykd.runtime import Display, make_runner
+from raykd.runtime import Display, make_runner, recorded
 from raykd.search import space_of
 from raykd.search.search import Search
 from raykd.search.surrogate import Goal
@@ -95,13 +95,14 @@ def search(
         storage, local=False, precision=precision, cache=cache, any_teacher=any_teacher, display=Display()
     )
     resources = Resources(trial_cpus, trial_gpus, at_once)
-    found = carry_out(planned, runner, resources=resources, state=state, memory=remember)  # type: ignore[arg-type]
-    OUT.print(trials_table(found))
-    if against:
-        OUT.print(front_table(found))
-    if found.best is None or found.best.stage is None:
-        raise ValueError(f"all {len(found.tried)} trials failed; the first: {found.tried[0].error}")
-    (best,) = runner.run(found.best.stage)
+    with recorded(runner, **asked_of(ctx)):
+        found = carry_out(planned, runner, resources=resources, state=state, memory=remember)  # type: ignore[arg-type]
+        OUT.print(trials_table(found))
+        if against:
+            OUT.print(front_table(found))
+        if found.best is None or found.best.stage is None:
+            raise ValueError(f"all {len(found.tried)} trials failed; the first: {found.tried[0].error}")
+        (best,) = runner.run(found.best.stage)
     OUT.print(report.table(best.stage, runner.storage))
     if as_json:
         print_json({**report.as_json(best), **as_json_of(found)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -34,6 +35,12 @@ def student(tau: float = 2.0, epochs: int = 4, replicas: int = 2, seed: int = 0)
     return Stage(
         MLP((16,), shape=SHAPE), objective, view, {"teacher": teacher()}, budget=budget, seed=seed, label="student"
     )
+
+
+def epoch(number: int, **fields: float) -> dict[str, Any]:
+    """A line of metrics.jsonl, as a training writes it."""
+    loss: dict[str, Any] = {"lr": 0.1, "loss": 1.0, "terms": {"CrossEntropy": 1.0}, "val_top1": 0.5, "val_nll": 1.0}
+    return {"epoch": number, **loss, "seconds": 1.0, "rows_per_second": 100.0, **fields}
 
 
 def rows() -> int:

@@ -8,47 +8,53 @@ What a start costs is settled here, once: how often Train's controller polls, an
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from importlib.util import find_spec
 from operator import add
 from threading import Lock
 from types import ModuleType
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import ray
 import torch
 from ray import cloudpickle
-from ray.exceptions import RayError
-from ray.util.metrics import Counter
+from ray.util.metrics import Counter, Gauge
 
 from raykd.answers import Answers, Cached, Tally
 from raykd.cache import IncompleteEntry
 from raykd.device import device
-from raykd.identity import fingerprint, pieces
+from raykd.identity import pieces
 from raykd.labeling.calibration import calibrate, known
 from raykd.labeling.labeler import Labeled, Labeling
 from raykd.labeling.live import Live
-from raykd.labeling.placement import Actors, pools
-from raykd.labeling.pool import Streamed, fill
+from raykd.labeling.placement import Actors, on_paper, pools
+from raykd.labeling.pool import Streamed, fill, taking
+from raykd.places.retry import PATIENCE
 from raykd.plan import Step, waits
 from raykd.runtime.counts import Counts
+from raykd.runtime.events import named
 from raykd.runtime.filling import Missing
 from raykd.runtime.pipeline import labeling_s, span, timetable, training_s
-from raykd.runtime.progress import Display, epoch_line
+from raykd.runtime.progress import Display, epoch_fields, epoch_line, gauges
+from raykd.runtime.resources import Resources, Workers, checked, said
 from raykd.runtime.runner import Local, Runner
+from raykd.shares import Node, Room, Share, apart, has_gpus, places
+from raykd.shares import threads as threads_of
 from raykd.stage import Stage
 from raykd.storage import Storage
+from raykd.submission import Jobs
+from raykd.training.epochs import Epoch
 from raykd.training.job import TrainingJob
-from raykd.training.loop import DivergedError, Epoch
+from raykd.training.loop import DivergedError
 from raykd.training.metrics import Tail
-from raykd.training.worker import RESTARTS, Workers, train_on
+from raykd.training.worker import RESTARTS, plain_errors, seated, train_on, train_together
+from raykd.training.worker import Workers as WorkerGroup
 
 T = TypeVar("T")
 
@@ -64,7 +70,10 @@ DRIVER = {
 class Cluster(Runner):
     """Runs on Ray. `workers` train a stage together."""
 
-    workers: int = 1
+    workers: Workers = None
+    """How many, or at least and at most; None: one for each GPU that has enough to do, one where there are no GPUs."""
+    worker: Share = Share()
+    """What was declared of what each of them takes."""
     actors: Actors = Actors()
     """What was declared of the teachers' actors."""
     overlap: bool | None = None
@@ -72,14 +81,16 @@ class Cluster(Runner):
     parallel: int | None = None
     """How many stages that wait for none of each other are made at once; None: as many as there are GPUs, or nodes where there
     are none, if that is expected to take less time than to give all of them to one stage after the other."""
+    grows: bool = False
+    """Whether the cluster grows where something has no place: then that is waited for, and not refused."""
     _own: bool = field(default=False, init=False)
     """Whether the cluster is this machine alone, started for this run."""
 
     def __post_init__(self) -> None:
-        if self.workers > 1 and self.parallel not in (None, 1):
+        if checked(self.workers) not in (None, 1) and self.parallel not in (None, 1):
             raise ValueError(
-                f"parallel={self.parallel} with workers={self.workers}: one of several stages at once is trained by one"
-                " worker; leave one of them out"
+                f"parallel={self.parallel} with workers={said(self.workers)}: one of several stages at once is trained by"
+                " one worker; leave one of them out"
             )
 
     def place(self, stage: Stage) -> Stage:
@@ -92,29 +103,46 @@ class Cluster(Runner):
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Join the cluster, or start a local one for as long as the block runs."""
+        """Join the cluster, or start a local one for as long as the block runs.
+
+        Raises `ValueError` for what has no place there.
+        """
         if ray.is_initialized():
+            self._check()
             yield
             return
         with self.counts.phase("start"):
             self._own = _start()
         try:
+            self._check()
             yield
         finally:
             self._own = False
             ray.shutdown()
 
+    def _check(self) -> None:
+        if (found := self._resources()).passed_over:
+            self.display.line("  on this machine alone no kinds of nodes are asked for, nor GPUs where there are none")
+        if not self.grows:
+            found.check()
+
+    def _resources(self) -> Resources:
+        """What there is now, and who gets what of it."""
+        return Resources(_nodes(), self.workers, self.worker, self.actors, self.overlap, alone=self._own)
+
     def label(
-        self, labelings: Sequence[Labeling], missing: Missing, *, beside: bool
+        self, labelings: Sequence[Labeling], missing: Missing, *, beside: Stage | None
     ) -> Iterator[tuple[Labeling, Labeled]]:
         """Pools of actors, one for each GPU, or for each CPU core where there are none; what a student needs is left."""
-        cpus, gpus = _resources()
-        devices = (gpus or cpus) - (self.workers if beside else 0)
+        for labeling in labelings:
+            there = self._grown("teachers", self.actors.least, partial(Resources.of_teacher, name=labeling.name))
+        shares = [there.of_teacher(labeling.name) for labeling in labelings]
+        seconds = self._seconds(labelings, "gpu" if shares[0].gpus else "cpu")
         found = pools(
-            labelings, missing, self._seconds(labelings, "gpu" if gpus else "cpu"), actors=self.actors,
-            devices=max(1, devices), gpus=gpus > 0, environment=_environment(1),
+            labelings, missing, seconds, actors=self.actors, shares=shares, environment=_environment(self._of_actor()),
+            room=there.beside(beside.budget.batch_size) if beside else Room(there.nodes),
         )  # fmt: skip
-        with _plain_errors():
+        with plain_errors():
             yield from fill(found, self.storage.root / "ray")
 
     def _seconds(self, labelings: Sequence[Labeling], kind: str) -> list[float]:
@@ -127,35 +155,50 @@ class Cluster(Runner):
                 self.call(calibrate, unknown, kind)
         return [known(labeling, kind) or 1.0 for labeling in labelings]
 
-    def overlaps(self) -> bool:
-        """Said by `overlap`; if not, where there are more GPUs than the training workers take."""
-        if self.overlap is not None:
-            return self.overlap
-        return _resources()[1] > self.workers
+    def _grown(self, who: str, count: int, of: Callable[[Resources], Share]) -> Resources:
+        """What there is; on a cluster that grows, once it has places for so many."""
+        there = self._resources()
+        while self.grows and places(there.nodes, share := of(there)) < count:
+            seated(share, count, count, partial(self._waits, f"{count} {who}", share))
+            there = self._resources()  # now it is known whether such nodes have GPUs
+        return there
+
+    def _waits(self, who: str, share: Share, found: int) -> None:
+        self.display.line(f"  waiting for places for {who}, each {share}: {found} now")
+
+    def _of_actor(self) -> int:
+        """Threads of a teacher's actor."""
+        return max(1, int(self.actors.takes.cpus or 1))
+
+    def overlaps(self, stage: Stage) -> bool:
+        """Said by `overlap`; if not, where the training workers leave GPUs, or are on nodes of their own."""
+        return self._resources().overlaps(stage.budget.batch_size)
 
     def seats(self, steps: Sequence[Step]) -> int:
         """Said by `parallel`; if not, by what is expected of these stages on this cluster."""
         if self.parallel is not None:
             return self.parallel
-        if self.workers > 1 or self.overlap is not None or self.actors != Actors():  # said for one stage at a time
+        said_of_one = self.overlap is not None or self.actors != Actors() or self.worker != Share()
+        if said_of_one or self.workers not in (None, 1):
             return 1
-        seats = _resources()[1] or len(_nodes())
+        there = self._resources()
+        seats = there.seats
         labeling, training = [labeling_s(step) for step in steps], [training_s(step) for step in steps]
         stages = [step.network for step in steps if isinstance(step.network, Stage)]
         turns = timetable(list(map(add, labeling, training)), waits(stages), seats)
-        # one after the other all seats label, and one trains
-        return seats if span(turns) < sum(labeling) / seats + sum(training) else 1
+        # one after the other all seats label, and as many train as a stage has workers
+        most = [there.bounds(stage.budget.batch_size)[1] for stage in stages]
+        together = sum(map(training_s, steps, most))
+        return seats if span(turns) < sum(labeling) / seats + together else 1
 
     @contextmanager
     def beside(self, seats: int, todo: Sequence[Stage]) -> Iterator[Callable[[Stage], None]]:
         """Each stage is a task in which a runner without Ray makes it, on one device. A task asks for nothing more, so one that
         waits for its place waits for another to end and for nothing else.
         """
-        cpus, gpus = _resources()
-        threads = 1 if gpus else _threads(seats)
+        share, threads = self._resources().seat(seats)
         task = ray.remote(_make).options(
-            num_cpus=1 / math.ceil(seats / cpus),
-            num_gpus=1 / math.ceil(seats / gpus) if gpus else 0,
+            **taking(share),
             scheduling_strategy="SPREAD",
             max_retries=RESTARTS,
             runtime_env={"env_vars": _environment(threads)},
@@ -167,9 +210,11 @@ class Cluster(Runner):
             if self.storage.result(stage) is not None:
                 return
             self.announce(stage)
+            about = named(stage)
 
             def show(epoch: Epoch) -> None:
-                self.display.line(f"  {stage}{epoch_line(epoch, stage.budget.end)}")
+                end = stage.budget.end
+                self.tell("epoch", f"  {stage}{epoch_line(epoch, end)}", **about, **epoch_fields(epoch, end))
 
             with lock:
                 if over:
@@ -200,31 +245,37 @@ class Cluster(Runner):
             for what, amount in counted.items():
                 _metric(what).inc(amount, {"phase": phase})
 
-    def live(self) -> Answers:
+    def live(self, stage: Stage) -> Answers:
         """Actors beside the training, where both have a device; else in the training's own process."""
-        cpus, gpus = _resources()
-        devices = (gpus or cpus) // self.workers - 1
-        if devices < 1 or (gpus == 0 and not self.overlaps()):
-            return Live()
-        return Streamed(devices, cpus=0.5, gpus=1.0 if gpus else 0.0, environment=_environment(1))
+        there = self._resources()
+        actors = there.streaming(stage.budget.batch_size)
+        return Streamed(actors, on_paper(there.of_teacher()), _environment(self._of_actor())) if actors else Live()
 
     def train(self, job: TrainingJob, on_epoch: Callable[[Epoch], None]) -> Tally:
         """A Ray Train worker group; epochs are shown as they appear on the storage."""
-        cpus, gpus = _resources()
-        if self.workers > (gpus or cpus):
-            raise ValueError(
-                f"workers={self.workers}: the cluster has {cpus} CPUs and {gpus} GPUs, one is needed for each"
-            )
+        rows = job.stage.budget.batch_size
+        there = self._grown("training workers", self._resources().bounds(rows)[0], lambda there: there.of_worker)
+        worker, (least, most) = there.of_worker, there.bounds(rows)
         beside = isinstance(job.answers, Streamed) or (isinstance(job.answers, Cached) and job.answers.follow)
-        threads = 1 if beside and not gpus else _threads(self.workers)
-        # beside teachers on GPUs it must be a group: only that has a GPU which Ray gives to no actor
-        here = self._own and self.workers == 1 and not (beside and gpus)
-        group = 0 if here else self.workers
-        workers = Workers(group, threads, gpu=gpus > 0, environment=_environment(threads))
-        # Train resumes a name that it knows; we resume from our own storage
-        name = f"{fingerprint(job.stage)}-{uuid4().hex[:8]}"
-        with _plain_errors(), Tail(job.folder / "metrics.jsonl", on_epoch):
-            return train_on(job, workers, name)
+        shared = beside and not worker.gpus and not apart(there.nodes, worker, there.of_teacher())
+
+        def group(count: int) -> WorkerGroup:
+            threads = threads_of(_nodes(), worker, max(1, count))
+            threads = int(self.worker.cpus or (1 if shared else threads))
+            if count > 1:
+                self.display.line(f"  {count} training workers")
+            return WorkerGroup(count, max(1, threads), worker, _environment(max(1, threads)))
+
+        def lost(epochs: int) -> None:
+            self.display.line(f"  training workers were lost: whoever has a place goes on after epoch {epochs}")
+            self.count("train", "retries", 1)
+
+        with plain_errors(), Tail(job.folder / "metrics.jsonl", on_epoch):
+            # beside teachers on GPUs it must be a group: only that has a GPU which Ray gives to no actor
+            if self._own and most == 1 and not (beside and worker.gpus):
+                return train_on(job, group(0))
+            waits = partial(self._waits, f"{least} training workers", worker)
+            return train_together(job, worker, least, most, group=group, waits=waits, lost=lost)
 
     def count(self, phase: str, what: str, amount: float) -> None:
         """Also as a metric of the cluster, raykd_<what> by phase: Prometheus finds it where it finds Ray's own."""
@@ -232,40 +283,23 @@ class Cluster(Runner):
         if amount and ray.is_initialized():
             _metric(what).inc(amount, {"phase": phase})
 
+    def tell(self, event: str, text: str = "", /, **fields: object) -> None:
+        """Also as gauges of the cluster, raykd_<what> by stage and phase."""
+        super().tell(event, text, **fields)
+        if ray.is_initialized():
+            for what, value in gauges(event, fields).items():
+                _gauge(what).set(value, {"stage": str(fields.get("stage", "")), "phase": str(fields["phase"])})
+
     def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """A task with a GPU where there are some."""
+        """A task that takes what a teacher's actor takes."""
         if self._own:
             return _call(function, *arguments)
-        _, gpus = _resources()
-        environment = {"env_vars": _environment(1)}
-        task = ray.remote(_call).options(num_gpus=1 if gpus else 0, runtime_env=environment)
-        with _plain_errors():
+        teacher = self._grown("teacher", 1, Resources.of_teacher).of_teacher()
+        environment = {"env_vars": _environment(self._of_actor())}
+        task = ray.remote(_call).options(**taking(teacher), runtime_env=environment)
+        with plain_errors():
             found: T = ray.get(task.remote(function, *arguments))
         return found
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """A mistake found by a worker is the same one-line error here: what Ray wraps around it helps nobody.
-
-    Errors of other kinds pass as they are, with the worker's traceback.
-    """
-    try:
-        yield
-    except Exception as error:
-        mistake = _mistake(error)
-        if mistake is None:
-            raise
-        raise mistake from None
-
-
-def _mistake(error: BaseException) -> ValueError | IncompleteEntry | None:
-    """The mistake that a worker raised, inside what Ray made of it."""
-    if isinstance(error, ValueError | IncompleteEntry) and not isinstance(error, RayError):
-        return error
-    inner = [getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()]
-    found = (_mistake(each) for each in inner if isinstance(each, BaseException))
-    return next((each for each in found if each is not None), None)
 
 
 def is_installed(module: ModuleType) -> bool:
@@ -275,16 +309,47 @@ def is_installed(module: ModuleType) -> bool:
     return module.__name__.split(".")[0] == "raykd" or any(origin.startswith(place) for place in places)
 
 
-def cluster_has_gpus() -> bool:
-    """Whether the cluster that RAY_ADDRESS names has GPUs. Joins it."""
+def cluster_has_gpus(share: Share) -> bool:
+    """Whether the cluster that RAY_ADDRESS names has GPUs on nodes of the share's kind. Joins it."""
     if not ray.is_initialized():
         _start()
-    return _resources()[1] > 0
+    return has_gpus(_nodes(), share)
+
+
+def job_client(address: str, headers: Mapping[str, str]) -> Jobs:
+    """The job server at an http(s) address: Ray's client of it.
+
+    Raises `ValueError` where `ray[default]` is missing or the cluster wants another token, `ConnectionError` if no job server
+    answers.
+    """
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient  # most of a second, and only here
+
+    for name in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # they tell of every request and file
+    # Ray's client prefers these to the address that it is given
+    before = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
+    try:
+        client: Jobs = JobSubmissionClient(address, headers=dict(headers))
+    except AuthenticationError:
+        raise ValueError("the cluster wants a token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN would be right") from None
+    except (RuntimeError, OSError) as error:
+        if find_spec("aiohttp") is None:
+            raise ValueError("Ray's job client is not installed: pip install 'raykd[cluster]'") from None
+        raise ConnectionError(f"no job server answers: {error}") from error
+    finally:
+        os.environ.update(before)
+    return client
 
 
 @cache
 def _metric(what: str) -> Counter:
     return Counter(f"raykd_{what}", f"{what} of raykd's runs, by phase", tag_keys=("phase",))
+
+
+@cache
+def _gauge(what: str) -> Gauge:
+    return Gauge(f"raykd_{what}", f"{what} of a stage that raykd makes, by phase", tag_keys=("stage", "phase"))
 
 
 def _make(
@@ -317,26 +382,14 @@ def _start() -> bool:
     return True
 
 
-def _resources() -> tuple[int, int]:
-    """CPUs and GPUs of the cluster."""
-    found: dict[str, float] = ray.cluster_resources()
-    return int(found.get("CPU", 0)), int(found.get("GPU", 0))
-
-
-def _threads(workers: int) -> int:
-    """Threads of each of so many training workers, if they spread over the nodes that have CPUs."""
-    nodes = _nodes()
-    return max(1, min(nodes) // math.ceil(workers / len(nodes)))
-
-
-def _nodes() -> list[int]:
-    """CPUs of each node that has some."""
-    return [int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
+def _nodes() -> list[Node]:
+    """The nodes that are there now."""
+    return [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
 
 
 def _environment(threads: int) -> dict[str, str]:
     """What a worker's process starts with. On one machine it finds the modules that this process finds."""
     found = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if len(ray.nodes()) == 1:
+    if len({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}) == 1:
         found["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    return found
+    return found | {name: os.environ[name] for name in (PATIENCE,) if name in os.environ}

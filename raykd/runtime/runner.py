@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import TypeVar
 
 from raykd.answers import Answers, Cached, Tally, Verify
@@ -25,45 +25,25 @@ from raykd.labeling.balance import queue
 from raykd.labeling.labeler import Labeled, Labeler, Labeling
 from raykd.labeling.live import Live
 from raykd.labeling.preflight import confirm, preflight, remembered
-from raykd.models import Network
-from raykd.models.weights import load_into
 from raykd.plan import Step, needed, plan, waits
 from raykd.runtime.beside import Beside
 from raykd.runtime.counts import Counts
+from raykd.runtime.events import failure, named, planned
 from raykd.runtime.filling import Filling, Missing, OnMissing
 from raykd.runtime.pipeline import Pipeline, carry_out, labeling_s, training_s
-from raykd.runtime.progress import Display, epoch_line
+from raykd.runtime.progress import Display, epoch_fields, epoch_line
+from raykd.runtime.trained import Trained
 from raykd.signals import LOGITS
 from raykd.stage import Pretrained, Stage
-from raykd.storage import Storage
+from raykd.storage import Storage, exists
+from raykd.training.epochs import Epoch
 from raykd.training.evaluate import agreement, evaluate, evaluated
 from raykd.training.job import TrainingJob
-from raykd.training.loop import Epoch, train
+from raykd.training.loop import train
 from raykd.training.process import Process
 
 T = TypeVar("T")
 POLL_S = 0.5  # seconds between looks at what another run does
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished stage."""
-
-    stage: Stage
-    weights: str
-    """Path of its weights, the best on validation."""
-    metrics: Mapping[str, float]
-    """`val_*` and `test_*` of `top1` and `nll` (nats); `agreement` with its teachers on the test split."""
-    counts: Counts
-    """What the run that returned it did."""
-
-    @cached_property
-    def network(self) -> Network:
-        """The network itself, in evaluation mode, on the CPU."""
-        network = self.stage.student.build()
-        load_into(network, self.weights)
-        network.eval()
-        return network
 
 
 @dataclass
@@ -89,16 +69,16 @@ class Runner(ABC):
         Raises `ValueError` for a mistake, before any work; `DivergedError` for a loss that is not finite. Where several stages
         are made at once, an error of one is raised when those that do not wait for it are done.
         """
-        with self.counts.phase("total"):
+        with self.counts.phase("total"), self.storage.held():
             with self.counts.phase("plan"):
-                self.storage.check()
                 stages = tuple(map(self.place, stages))
-                planned = plan(stages, self.storage)
-                steps = [step for step in planned.steps if isinstance(step.network, Stage) and not step.done]
+                every = plan(stages, self.storage).steps
+                steps = [step for step in every if isinstance(step.network, Stage) and not step.done]
             for line in self.heading:
                 self.display.line(line)
             self.heading = ()
             if steps:
+                self.tell("plan", stages=planned(steps))
                 with self.session():
                     self._make(steps)
             return [self._trained(stage) for stage in stages]
@@ -108,28 +88,28 @@ class Runner(ABC):
 
         Raises what `run` does.
         """
-        with self.counts.phase("total"):
-            self.storage.check()
+        with self.counts.phase("total"), self.storage.held():
             stages = tuple(map(self.place, stages))
             steps = plan(stages, self.storage).steps
             above = {fingerprint(each) for step in steps for _, each in _networks(step.network)}
             todo = [stage for stage in stages if self.storage.result(stage) is None]
             with self.session():
                 if parents := [step for step in steps if not step.done and fingerprint(step.network) in above]:
+                    self.tell("plan", stages=planned(parents))
                     self._make(parents)
                 for stage in todo:
                     self._ask(stage)
                     if stage.cache != "off":
                         with self.counts.phase("label"):
-                            self._filling(self._labelings(stage, todo), beside=False).run()
+                            self._filling(stage, self._labelings(stage, todo), beside=False).run()
 
     @abstractmethod
     def label(
-        self, labelings: Sequence[Labeling], missing: Missing, *, beside: bool
+        self, labelings: Sequence[Labeling], missing: Missing, *, beside: Stage | None
     ) -> Iterator[tuple[Labeling, Labeled]]:
         """Label the missing slots that no other run has in hand; yields what came of each.
 
-        `beside`: a student is trained at the same time, so leave it what it takes.
+        `beside`: whose student is trained at the same time, so leave it what it takes.
         """
 
     @abstractmethod
@@ -137,11 +117,11 @@ class Runner(ABC):
         """Train the job's stage to its end; what it read."""
 
     @abstractmethod
-    def overlaps(self) -> bool:
+    def overlaps(self, stage: Stage) -> bool:
         """Whether a student and its teachers have devices of their own, so that they may work at the same time."""
 
     @abstractmethod
-    def live(self) -> Answers:
+    def live(self, stage: Stage) -> Answers:
         """How a training asks its teachers at every step, nothing being stored."""
 
     @abstractmethod
@@ -174,6 +154,10 @@ class Runner(ABC):
         """So much more of something in a phase."""
         self.counts.add(phase, what, amount)
 
+    def tell(self, event: str, text: str = "", /, **fields: object) -> None:
+        """Say what happened, to people and in the run's log: an event of those in `events.py`."""
+        self.display.tell(event, text, **fields)
+
     def _make(self, steps: Sequence[Step]) -> None:
         todo = [step.network for step in steps if isinstance(step.network, Stage)]
         for stage in todo:
@@ -183,15 +167,24 @@ class Runner(ABC):
         seats = self.seats(steps)
         if seats == 1:
             for stage in todo:
-                self.make(stage, todo)
+                self._made(stage, lambda stage: self.make(stage, todo))
             return
         pipeline = Pipeline([labeling_s(step) + training_s(step) for step in steps], waits(todo), seats)
         with ThreadPoolExecutor(seats) as threads, self.beside(seats, todo) as make:
             carry_out(
                 pipeline,
-                begin=lambda place: threads.submit(make, todo[place]),
-                alone=lambda place: self.make(todo[place], todo),
+                begin=lambda place: threads.submit(self._made, todo[place], make),
+                alone=lambda place: self._made(todo[place], lambda stage: self.make(stage, todo)),
             )
+
+    def _made(self, stage: Stage, make: Callable[[Stage], None]) -> None:
+        try:
+            make(stage)
+        except Exception as error:
+            self.tell("stage failed", **named(stage), **failure(error))
+            raise
+        if (result := self.storage.result(stage)) is not None:
+            self.tell("stage done", **named(stage), metrics=result["metrics"], seconds=result["seconds"])
 
     def make(self, stage: Stage, todo: Sequence[Stage]) -> None:
         """Make a stage real whose parents are. `todo`: all that will be made, because it may ask the same of its teachers."""
@@ -209,13 +202,15 @@ class Runner(ABC):
 
     def announce(self, stage: Stage) -> None:
         """Say that a stage is begun."""
-        self.display.line(f"{stage}: {stage.student} on {stage.view.dataset}\n  L = {stage.objective}")
+        said = {"student": str(stage.student), "dataset": str(stage.view.dataset), "objective": str(stage.objective)}
+        text = f"{stage}: {stage.student} on {stage.view.dataset}\n  L = {stage.objective}"
+        self.tell("stage started", text, **named(stage), **said)
 
     def _teach(self, stage: Stage, todo: Sequence[Stage]) -> None:
         """Fill the cache and train the student: one after the other, or at the same time where both have a place."""
         labelings = [] if stage.cache == "off" else self._labelings(stage, todo)
-        beside = bool(labelings) and self.overlaps()
-        filling = self._filling(labelings, beside=beside)
+        beside = bool(labelings) and self.overlaps(stage)
+        filling = self._filling(stage, labelings, beside=beside)
 
         def fill() -> None:
             with self.counts.phase("label"):
@@ -232,10 +227,11 @@ class Runner(ABC):
             self._confirm(stage)
             self._train(stage, follow=True)
 
-    def _filling(self, labelings: Sequence[Labeling], *, beside: bool) -> Filling:
-        label = partial(self.label, beside=beside)
+    def _filling(self, stage: Stage, labelings: Sequence[Labeling], *, beside: bool) -> Filling:
+        label = partial(self.label, beside=stage if beside else None)
         count = partial(self.count, "label")
-        return Filling(labelings, label, self.on_missing, self.display, count, self.counts.teacher_rows)
+        tell = partial(self.tell, **named(stage))
+        return Filling(labelings, label, self.on_missing, self.display, count, self.counts.teacher_rows, tell=tell)
 
     def _labelings(self, stage: Stage, todo: Sequence[Stage]) -> list[Labeling]:
         """What the stage's teachers must say: also what later stages ask of them, so that they are asked once."""
@@ -273,6 +269,8 @@ class Runner(ABC):
             found = self.call(preflight, teacher, view, self.storage)
             self.counts.preflight_rows[name] += found.rows
             self.count("preflight", "rows", found.rows)
+            said = {"rows": found.rows, "accuracy": found.accuracy, "chance": found.chance, "doubt": found.doubt(name)}
+            self.tell("preflight", phase="preflight", teacher=name, **said)
 
         with self.counts.phase("preflight"):
             path = self.storage.preflight(teacher, view)
@@ -290,7 +288,8 @@ class Runner(ABC):
 
         def look() -> None:
             self.display.line(f"  evaluating {name}")
-            self.call(evaluate, teacher, view, path, self.storage.precision)
+            metrics = self.call(evaluate, teacher, view, path, self.storage.precision)
+            self.tell("evaluation", phase="evaluate", teacher=name, metrics=metrics)
 
         with self.counts.phase("evaluate"):
             path = self.storage.evaluation(teacher, view)
@@ -307,7 +306,7 @@ class Runner(ABC):
                         work()
                 return
             if not waiting:
-                self.display.line(f"  another run is at the {what}: waiting for it")
+                self.tell("waiting", f"  another run is at the {what}: waiting for it", phase=phase, what=what)
                 self.count(phase, "waits", 1)
                 waiting = True
             time.sleep(POLL_S)
@@ -318,7 +317,8 @@ class Runner(ABC):
             with self.display.bar(f"training {stage}", epochs) as advance:
 
                 def show(epoch: Epoch) -> None:
-                    self.display.line(epoch_line(epoch, stage.budget.end))
+                    end = stage.budget.end
+                    self.tell("epoch", epoch_line(epoch, end), **about, **epoch_fields(epoch, end))
                     advance(1)
 
                 tally = self.train(job, show)
@@ -328,13 +328,13 @@ class Runner(ABC):
             if tally.teacher_rows:
                 self.counts.teacher_rows.update(dict.fromkeys(needed(stage), tally.teacher_rows))
 
-        epochs = stage.budget.trained
+        epochs, about = stage.budget.trained, named(stage)
         with self.counts.phase("train"):
             done = partial(self.storage.result, stage)
             self._once("train", f"training of {stage}", fingerprint(stage), lambda: done() is not None, work)
 
     def _answers(self, stage: Stage, follow: bool) -> Answers:
-        return self.live() if stage.cache == "off" and stage.kept else Cached(self.verify, follow)
+        return self.live(stage) if stage.cache == "off" and stage.kept else Cached(self.verify, follow)
 
     def _trained(self, stage: Stage) -> Trained:
         result = self.storage.result(stage)
@@ -344,7 +344,7 @@ class Runner(ABC):
         agreements = []
         for teacher in needed(stage).values():
             path = self.storage.evaluation(self.storage.finished(teacher), stage.view)
-            if path.exists():  # a teacher of another dataset has none on this one
+            if exists(path):  # a teacher of another dataset has none on this one
                 agreements.append(agreement(mine, path))
         if agreements:
             metrics["agreement"] = sum(agreements) / len(agreements)
@@ -359,7 +359,7 @@ class Local(Runner):
     """One process, no Ray: for development, for notebooks, inside the trials of a search."""
 
     def label(
-        self, labelings: Sequence[Labeling], missing: Missing, *, beside: bool
+        self, labelings: Sequence[Labeling], missing: Missing, *, beside: Stage | None
     ) -> Iterator[tuple[Labeling, Labeled]]:
         """One slot after the other, here."""
         labeler = Labeler(labelings, device())
@@ -367,7 +367,7 @@ class Local(Runner):
             for labeled in labeler.label(work):
                 yield labelings[labeled.teacher], labeled
 
-    def overlaps(self) -> bool:
+    def overlaps(self, stage: Stage) -> bool:
         """One process does one thing at a time."""
         return False
 
@@ -375,7 +375,7 @@ class Local(Runner):
         """Here."""
         return train(job, Process.current(), on_epoch)
 
-    def live(self) -> Answers:
+    def live(self, stage: Stage) -> Answers:
         """Here."""
         return Live()
 

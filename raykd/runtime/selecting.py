@@ -11,7 +11,8 @@ from itertools import takewhile
 
 from raykd.identity import fingerprint
 from raykd.plan import plan
-from raykd.runtime.runner import Runner, Trained
+from raykd.runtime.runner import Runner
+from raykd.runtime.trained import Trained
 from raykd.selection import Selection
 from raykd.stage import Stage
 from raykd.storage import Storage
@@ -29,9 +30,8 @@ def resolve(selection: Selection, runner: Runner, *, speculative: int = 1, besid
     found = candidates[0] if len(candidates) == 1 else chosen(selection, runner.storage)
     if found is not None:
         return runner.run(*beside, found)[-1]
-    runner.storage.check()
     plan([*beside, *candidates], runner.storage)  # what is wrong with any of them is found before any work
-    with runner.session():
+    with runner.storage.held(), runner.session():
         known = 0
         while True:
             # nothing can be told without the first two, so they may as well be made together

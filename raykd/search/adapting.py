@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from raykd.identity import fingerprint
 from raykd.places import Place, place
 from raykd.plan import needed
-from raykd.runtime.runner import Runner, Trained
+from raykd.runtime.runner import Runner
 from raykd.runtime.selecting import resolve as select
+from raykd.runtime.trained import Trained
 from raykd.search.adaptive import Adaptive
 from raykd.search.axes import Configuration
 from raykd.search.memory import Memory
@@ -70,8 +71,7 @@ def resolve(adaptive: Adaptive, runner: Runner, *, speculative: int = 1, baselin
     Raises what the runner raises; a short run that diverges is only a bad one, unless all do.
     """
     storage = runner.storage
-    storage.check()
-    with runner.session() if settled(adaptive, storage) is None else nullcontext():
+    with storage.held(), runner.session() if settled(adaptive, storage) is None else nullcontext():
         configuration = _decide(adaptive, runner)
         written = adaptive.written(configuration)
         first = cheapest(written)
@@ -179,7 +179,7 @@ def _tried(adaptive: Adaptive, configuration: Configuration, reason: str, number
     result = storage.result(stage)
     if result is None:
         failed = read_json(storage.root / "adaptive" / adaptive.name / _lost(stage))
-        return Tried(configuration, reason, number, stage, error=str(failed["error"]) if failed else "")
+        return Tried(configuration, reason, number, stage, error=str(failed.get("error", "?")) if failed else "")
     value, seconds = float(result["metrics"][METRIC]), float(result["seconds"])
     return Tried(configuration, reason, number, stage, value, seconds)
 
@@ -204,9 +204,17 @@ def _rounds(adaptive: Adaptive, storage: Storage) -> list[list[tuple[Configurati
     """The proposals of each round. Raises `ValueError` for a file that holds anything else."""
     found: list[list[tuple[Configuration, str]]] = []
     while (content := _round(adaptive, storage, len(found) + 1)) is not None:
-        proposals = [(each["configuration"], str(each["reason"])) for each in content["proposals"]]
-        for configuration, _ in proposals:
-            adaptive.space.check(configuration)
+        try:
+            proposals: list[tuple[Configuration, str]] = [
+                (dict(each["configuration"]), str(each["reason"])) for each in content["proposals"]
+            ]
+            for configuration, _ in proposals:
+                adaptive.space.check(configuration)
+        except (TypeError, KeyError, ValueError) as error:
+            path = storage.root / "adaptive" / adaptive.name / f"{len(found) + 1}.json"
+            raise ValueError(
+                f"{path} holds no proposals of {adaptive} ({type(error).__name__}: {error}): remove it"
+            ) from error
         found.append(proposals)
     return found
 
@@ -218,7 +226,14 @@ def _round(adaptive: Adaptive, storage: Storage, number: int) -> dict[str, list[
 def _features(adaptive: Adaptive, storage: Storage) -> Features:
     """Of the task, as they were when the manager first asked for them: more may be known later."""
     first = read_json(storage.root / "adaptive" / adaptive.name / "1.json")
-    return features(adaptive.first, storage) if first is None else dict(first["features"])
+    if first is None:
+        return features(adaptive.first, storage)
+    told = first.get("features")
+    if not isinstance(told, dict) or not all(isinstance(value, int | float) for value in told.values()):
+        raise ValueError(
+            f"{storage.root / 'adaptive' / adaptive.name / '1.json'} holds no features of a task: remove it"
+        )
+    return told
 
 
 def _short(adaptive: Adaptive, task: Features) -> dict[str, float]:

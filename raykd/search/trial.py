@@ -29,8 +29,8 @@ from raykd.selection import Selection, cheapest
 from raykd.stage import Stage
 from raykd.storage import Storage
 from raykd.training import metrics
+from raykd.training.epochs import Epoch
 from raykd.training.job import TrainingJob
-from raykd.training.loop import Epoch
 
 Report = Callable[[Mapping[str, float]], None]
 Parts = Sequence[tuple[Configuration, int]]
@@ -43,7 +43,7 @@ class Telling(Local):
 
     watched: str = ""
     """Its fingerprint."""
-    tell: Callable[[Epoch], None] = field(default=lambda _: None)
+    told: Callable[[Epoch], None] = field(default=lambda _: None)
 
     def train(self, job: TrainingJob, on_epoch: Callable[[Epoch], None]) -> Tally:
         """As everywhere."""
@@ -51,7 +51,7 @@ class Telling(Local):
         def both(epoch: Epoch) -> None:
             on_epoch(epoch)
             if fingerprint(job.stage) == self.watched:
-                self.tell(epoch)
+                self.told(epoch)
 
         return super().train(job, both)
 
@@ -81,7 +81,7 @@ class Trial:
 
         several = isinstance(written, Selection)
         runner = Telling(
-            self.storage, Display(quiet=True), watched="" if several else fingerprint(stage), tell=tell, **self.settings,
+            self.storage, Display(quiet=True), watched="" if several else fingerprint(stage), told=tell, **self.settings,
         )  # fmt: skip
         trained = resolve(written, runner) if isinstance(written, Selection) else runner.run(stage)[0]
         rows = sum(runner.counts.teacher_rows.values())

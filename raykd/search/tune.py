@@ -77,8 +77,7 @@ def search(
         os.environ.setdefault(name, value)
     _travel(search)
     folder = _folder(state, runner.storage)
-    runner.storage.check()
-    with runner.session():
+    with runner.storage.held(), runner.session():
         per_trial, at_once = _fitting(resources, search.trials)
         first = runner.place(search.default)
         runner.prepare(first)

@@ -71,7 +71,7 @@ class Told(Local):
         if not stage.teachers:
             self.storage.folder(stage).mkdir(parents=True, exist_ok=True)
             weights.save(self.storage.weights(stage), stage.student.build().body.state_dict(), {})
-        line = {"epoch": 0, "val_top1": value, "val_nll": 1 - value, "seconds": 1.0}
+        line = tiny.epoch(0, val_top1=value, val_nll=1 - value)
         write_text(self.storage.folder(stage) / "metrics.jsonl", (json.dumps(line) + "\n") * stage.budget.trained)
         result = {"weights": "0" * 40, "metrics": {"val_top1": value, "val_nll": 1 - value}, "seconds": 1.0}
         write_json(self.storage.folder(stage) / "result.json", result)

@@ -71,7 +71,8 @@ def test_a_stage_without_a_result_was_stopped_and_counts_with_its_best_epoch(tmp
     storage, stage = Storage(tmp_path), tiny.student()
     folder = storage.folder(stage)
     folder.mkdir(parents=True)
-    epochs = [{"val_top1": top1, "val_nll": nll, "seconds": 1.5} for top1, nll in ((0.4, 2.0), (0.6, 1.0), (0.5, 0.5))]
+    curve = ((0.4, 2.0), (0.6, 1.0), (0.5, 0.5))
+    epochs = [tiny.epoch(number, val_top1=top1, val_nll=nll, seconds=1.5) for number, (top1, nll) in enumerate(curve)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
     made = record(RECIPE, {}, stage, storage, {}, cost=5.0)
     assert (made.status, made.curve) == ("stopped", (0.4, 0.6, 0.5))
