@@ -1,4 +1,4 @@
-"""The command line: raykd plan | run | search | eval | cite | cache. A recipe's keyword arguments are its options.
+"""The command line: raykd plan | run | submit | search | eval | cite | cache | status. Knobs of recipes are options.
 
     raykd run jobs/digits.py:kd --tau 2 --storage /shared/raykd
 
@@ -7,8 +7,11 @@ Results go to standard output, everything else to standard error. A user's mista
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -20,21 +23,28 @@ from raykd.cli_cache import cache as cache_commands
 from raykd.cli_options import (
     CACHE,
     JSON,
+    LOG,
     OUT,
     PRECISION,
     STORAGE,
     TARGET,
     OfTarget,
     as_selection,
+    asked_of,
     knobs_of,
     print_json,
     returned_of,
 )
+from raykd.cli_resources import resource_options, resources_of
 from raykd.cli_search import search as search_command
+from raykd.cli_status import status as status_command
+from raykd.cli_submit import submit as submit_command
 from raykd.identity import fingerprint
-from raykd.labeling.placement import Actors
 from raykd.plan import plan as plan_of
-from raykd.runtime import Display, check_actors, chosen, evaluation, make_runner, open_storage, resolve
+from raykd.printable import printable
+from raykd.runtime import Display, chosen, evaluation, make_runner, open_storage, recorded, resolve
+from raykd.runtime.events import remark
+from raykd.runtime.progress import STYLE, Style, style_of, warned
 from raykd.search.adapting import compared, settled
 from raykd.search.adaptive import Adaptive
 from raykd.search.remember import remember
@@ -101,15 +111,7 @@ def plan(
 @PRECISION
 @JSON
 @click.option("--local", is_flag=True, help="In this process, without Ray.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Train a stage on so many.")
-@click.option(
-    "--actors", default="1:", show_default=True, metavar="MIN[:MAX]",
-    help="Teachers' actors in a pool: at least and at most; by default one for each GPU, or each core without GPUs.",
-)  # fmt: skip
-@click.option(
-    "--teacher-gpus", multiple=True, metavar="[NAME=]SHARE",
-    help="GPUs of a teacher's actor: 2 for a large one, 0.25 for a small one; can be repeated. By default 1 each.",
-)  # fmt: skip
+@resource_options
 @click.option(
     "--overlap/--no-overlap", default=None,
     help="Train on what is labeled while the rest still is; by default where teachers and student have GPUs of their own.",
@@ -130,29 +132,33 @@ def plan(
     "--verify-all", is_flag=True, help="Check every input against what the teacher saw, not a sample of each epoch."
 )
 @BASELINE
+@LOG
 @click.pass_context
 def run(
-    ctx: click.Context, /, storage: str, precision: str, as_json: bool, local: bool, workers: int, actors: str,
-    teacher_gpus: tuple[str, ...], overlap: bool | None, parallel: int | None, cache: str, on_missing: Any,
-    any_teacher: bool, verify_all: bool, baseline: bool, **knobs: Any,
+    ctx: click.Context, /, storage: str, precision: str, as_json: bool, local: bool,
+    overlap: bool | None, parallel: int | None, cache: str, on_missing: Any,
+    any_teacher: bool, verify_all: bool, baseline: bool, log: str, **knobs: Any,
 ) -> None:  # fmt: skip
     """Make the recipe's stage real: label, train, evaluate. What exists is not done again."""
     returned = returned_of(ctx, knobs)
     selection = _selection(returned)
     runner = make_runner(
-        storage, local=local, workers=workers, precision=precision, cache=cache, overlap=overlap, parallel=parallel,
-        actors=check_actors(_actors(actors, teacher_gpus), *selection.candidates), on_missing=on_missing,
-        any_teacher=any_teacher, verify="all" if verify_all else "sample", display=Display(),
+        storage, local=local, precision=precision, cache=cache, overlap=overlap, parallel=parallel, on_missing=on_missing,
+        any_teacher=any_teacher, verify="all" if verify_all else "sample", display=Display(style=style_of(log)),
+        **resources_of(ctx, *selection.candidates),
     )  # fmt: skip
     explained = [f"{knob.name} = {knobs[knob.name]}{knob.help and ': ' + knob.help}" for knob in knobs_of(ctx).values()]
     stage = selection.candidates[0]
     runner.heading = (*explained, f"L = {stage.objective}")
+    with recorded(runner, **asked_of(ctx)):
+        if isinstance(returned, Adaptive):
+            trained = returned.resolve(runner, speculative=parallel or 1, baseline=baseline)
+        else:
+            trained = resolve(selection, runner, speculative=parallel or 1, beside=_baseline(stage, baseline))
     if isinstance(returned, Adaptive):
-        trained = returned.resolve(runner, speculative=parallel or 1, baseline=baseline)
         selection = _selection(returned, runner.storage)
         OUT.print(report.proposals_table(compared(returned, runner.storage)))
     else:
-        trained = resolve(selection, runner, speculative=parallel or 1, beside=_baseline(stage, baseline))
         remember(ctx.meta["recipe"], {name: knobs[name] for name in knobs_of(ctx)}, trained, runner.storage)
     others = list(selection.candidates[1:])
     if others:
@@ -211,20 +217,24 @@ def cite(ctx: click.Context, /, **knobs: Any) -> None:
 
 cli.add_command(cache_commands)
 cli.add_command(search_command)
+cli.add_command(submit_command)
+cli.add_command(status_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `raykd` command. Exits with 2 for a user's mistake, 1 for a run that failed."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    style = _style(words)
     try:
-        sys.exit(cli.main(words, prog_name="raykd", standalone_mode=False) or 0)
+        with warned(style):
+            sys.exit(cli.main(words, prog_name="raykd", standalone_mode=False) or 0)
     except click.exceptions.Abort:
-        _stop("interrupted; the same command continues", 130)
+        _stop("interrupted; the same command continues", 130, style)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(0)
     except click.ClickException as error:
-        _stop(error.format_message(), 2)
+        _stop(error.format_message(), 2, style)
     except (
         ValueError,
         DivergedError,
@@ -233,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ) as error:  # OSError: a full disk, a network that is gone
         if "--traceback" in words[:1]:
             raise
-        _stop(str(error), 2 if isinstance(error, ValueError) else 1)
+        _stop(str(error), 2 if isinstance(error, ValueError) else 1, style)
 
 
 def job(file: str, arguments: Sequence[str] | None = None) -> None:
@@ -245,23 +255,6 @@ def job(file: str, arguments: Sequence[str] | None = None) -> None:
         click.echo(f"usage: python {file} RECIPE [--KNOB VALUE ...] [options of raykd run]\n\nrecipes:\n{known}")
         sys.exit(0 if words[:1] in (["-h"], ["--help"]) else 2)
     main(["run", f"{file}:{words[0]}", *words[1:]])
-
-
-def _actors(bounds: str, shares: Sequence[str]) -> Actors:
-    """What --actors and --teacher-gpus say."""
-    least, _, most = bounds.partition(":")
-    try:
-        numbers = int(least or 1), int(most) if most else None
-    except ValueError:
-        raise ValueError(f"--actors {bounds}: MIN:MAX, such as 2:8, would be right") from None
-    gpus = {}
-    for each in shares:
-        name, _, share = each.rpartition("=")
-        try:
-            gpus[name] = float(share)
-        except ValueError:
-            raise ValueError(f"--teacher-gpus {each}: a number, or NAME=number, would be right") from None
-    return Actors(*numbers, gpus)
 
 
 def _selection(returned: recipes.Written, storage: Storage | None = None) -> Selection:
@@ -277,6 +270,14 @@ def _baseline(stage: Stage, baseline: bool) -> list[Stage]:
     return [stage.alone()] if baseline and stage.teachers else []
 
 
-def _stop(message: str, code: int) -> None:
-    click.echo(f"raykd: {' '.join(message.split())}", err=True)
+def _style(words: Sequence[str]) -> Style:
+    """How a mistake is said; one in the words themselves too."""
+    given = [word.removeprefix("--log=") for word in words if word.startswith("--log=")]
+    given += [value for name, value in pairwise(words) if name == "--log"]
+    return "json" if "json" in (given or [os.environ.get(STYLE, "")]) else "text"
+
+
+def _stop(message: str, code: int, style: Style) -> None:
+    text = printable(f"raykd: {' '.join(message.split())}")
+    click.echo(json.dumps({**remark(text), "code": code}) if style == "json" else text, err=True)
     sys.exit(code)
