@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there: tests share two cores
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ import torch
 from raykd import cli
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import laws` from any folder of tests
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAYKD_PATIENCE", "0.2")  # a storage that fails in a test stays away
 os.environ.setdefault("RAY_worker_niceness", "0")  # tests share two cores with nobody who must go first
 # real processes are forked by a server that has imported, once, what they run
 multiprocessing.get_context("forkserver").set_forkserver_preload(
@@ -30,7 +33,7 @@ CPUS = "RAYKD_TEST_CPUS"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that two processes end together; what is about several cores is left out on one."""
     on_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in on_ray)
+    items.sort(key=lambda item: (item.path not in on_ray, item.path.parent.name != "training"))
     if os.environ.get(CPUS) == "1":
         for item in items:
             if item.get_closest_marker("cores"):
@@ -54,6 +57,14 @@ def _cores() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _same_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """For a test that interrupts itself: what runs several at once may have told this process to leave interrupts to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Outcome:

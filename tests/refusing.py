@@ -11,7 +11,7 @@ from raykd.runtime import Local
 class Refusing(Local):
     """A runner that raises when it is asked to compute."""
 
-    def label(self, labelings: object, missing: object, *, beside: bool) -> Iterator[Any]:
+    def label(self, labelings: object, missing: object, *, beside: object) -> Iterator[Any]:
         raise AssertionError("asked to label")
 
     def train(self, job: object, on_epoch: object) -> Any:

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLE, SPACE, METHOD, RECIPE, OWN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 WRITTEN = ("raykd/methods/hellinger.py", "jobs/hellinger.py")  # by whoever adds the method
-RAYS_OWN = {"--address", "--working-dir", "--runtime-env-json"}
+RAYS_OWN = {"--address", "--working-dir", "--runtime-env-json", "--generate"}
 
 
 def section(title: str) -> str:
@@ -193,7 +193,15 @@ def test_the_table_of_options_is_that_of_raykd_run() -> None:
 @pytest.mark.parametrize("text", [README, (ROOT / "cluster" / "README.md").read_text()], ids=["root", "cluster"])
 def test_every_option_that_the_text_names_exists(text: str) -> None:
     shown = "".join(
-        [help_of(), *(help_of(command, f"{ROOT}/jobs/digits.py:kd") for command in ("run", "eval", "search"))]
+        [
+            help_of(),
+            help_of("run", f"{ROOT}/jobs/cifar100.py:kd"),
+            help_of("cache", "verify"),
+            *(
+                help_of(command, f"{ROOT}/jobs/digits.py:kd")
+                for command in ("run", "submit", "eval", "search", "status")
+            ),
+        ]
     )
     assert options(text) - RAYS_OWN - options(OWN) - options(shown) <= {"--images", "--teacher-weights"}
 

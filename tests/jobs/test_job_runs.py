@@ -139,6 +139,7 @@ def cluster(storage: Storage) -> Cluster:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("_ray", "fashion")
 def test_recipes_run_on_ray(tmp_path: Path) -> None:
     stages = [

@@ -71,8 +71,9 @@ def shards(storage: Path) -> int:
 
 def _run(command: tuple[str, ...], environment: Mapping[str, str], log: Path) -> None:
     os.environ.clear()
-    # an earlier test's Ray may have settled its mode, but the one that was imported here was told nothing of it
-    os.environ.update({name: value for name, value in environment.items() if name != "RAY_AUTH_MODE"})
+    # an earlier test's Ray may have settled its mode: that of a cluster that is joined, and of no other
+    joins = "RAY_ADDRESS" in environment
+    os.environ.update({name: value for name, value in environment.items() if joins or name != "RAY_AUTH_MODE"})
     for path, stream in ((log, 1), (log.with_suffix(".err"), 2)):
         with path.open("w") as file:
             os.dup2(file.fileno(), stream)

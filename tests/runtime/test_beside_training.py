@@ -25,6 +25,7 @@ from raykd.runtime import Display, Local
 from raykd.runtime import cluster as clusters
 from raykd.runtime.cluster import Cluster
 from raykd.runtime.runner import Trained
+from raykd.shares import Node
 from raykd.stage import Pretrained, Stage
 from raykd.storage import Storage
 from raykd.training.loop import DivergedError
@@ -43,7 +44,8 @@ def _ray() -> Iterator[None]:
 def _pools_of_two(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer actors than there could be: each takes 3 s of a core to start."""
     if "workers" not in request.fixturenames:
-        monkeypatch.setattr(clusters, "_resources", lambda: (2, 0))
+        monkeypatch.setattr(clusters, "_nodes", lambda: [Node({"CPU": 2})])
+        monkeypatch.setattr(clusters, "threads_of", lambda *_: 1)  # the last digit depends on how many add up
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +150,15 @@ def test_without_a_cache_every_epoch_sees_a_replica_of_its_own_and_nothing_is_st
 
 @pytest.mark.ray
 @pytest.mark.cores
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_what_pools_stream_to_the_workers_is_what_is_computed_in_place(
     tmp_path: Path, teacher: Pretrained, workers: int
 ) -> None:
     stage = taught_by(teacher, cache="off")
     runner = Cluster(Storage(tmp_path / "streamed"), Display(quiet=True), workers=workers, overlap=True)
     runner._own = workers == 1
-    assert isinstance(runner.live(), Streamed)
+    assert isinstance(runner.live(stage), Streamed)
     streamed = runner.run(stage)[0]
     in_place = local(tmp_path / "in place", stage)
     assert streamed.counts.teacher_rows == in_place.counts.teacher_rows
@@ -165,7 +168,7 @@ def test_what_pools_stream_to_the_workers_is_what_is_computed_in_place(
 
 @pytest.mark.ray
 def test_on_a_small_machine_the_training_process_asks_the_teachers_itself(tmp_path: Path) -> None:
-    assert isinstance(Cluster(Storage(tmp_path), Display(quiet=True)).live(), Live)
+    assert isinstance(Cluster(Storage(tmp_path), Display(quiet=True)).live(tiny.student()), Live)
 
 
 @pytest.mark.ray

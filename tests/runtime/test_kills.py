@@ -39,7 +39,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return started(tmp_path_factory.mktemp("undisturbed") / "storage", "--local").result()
 
 
-@pytest.mark.parametrize("words", [("--local",), pytest.param((), marks=pytest.mark.ray)], ids=["local", "ray"])
+@pytest.mark.parametrize(
+    "words", [("--local",), pytest.param((), marks=[pytest.mark.ray, pytest.mark.slow])], ids=["local", "ray"]
+)
 def test_killed_twice_it_finishes_and_computes_no_committed_row_again(
     tmp_path: Path, words: tuple[str, ...], undisturbed: dict[str, Any]
 ) -> None:
@@ -68,6 +70,7 @@ def test_the_rest_of_a_killed_labeling_is_what_was_not_committed(tmp_path: Path)
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_driver_leaves_no_worker_of_its_cluster_behind(tmp_path: Path) -> None:
     def of_this_run() -> dict[str, str]:
         found = {}

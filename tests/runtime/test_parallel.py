@@ -22,24 +22,17 @@ from raykd.models import MLP
 from raykd.plan import plan, waits
 from raykd.runtime import Display, Local, cluster, make_runner, resolve
 from raykd.runtime.cluster import Cluster
+from raykd.shares import Node
 from raykd.stage import Stage
 from raykd.storage import Storage
 from raykd.training.loop import DivergedError
 
 
-@pytest.fixture(scope="module", params=[2, 1])
+@pytest.fixture(scope="module", params=[2, pytest.param(1, marks=pytest.mark.slow)])
 def _ray(request: pytest.FixtureRequest) -> Iterator[None]:
     ray.init(address="local", num_cpus=request.param, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """What runs several tests at once may have told this process to leave interrupts to it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 two_cpus = pytest.mark.parametrize("_ray", [2], indirect=True)
@@ -136,6 +129,7 @@ def test_an_interrupt_ends_all_that_is_running(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("_ray")
 @two_cpus
 def test_candidates_that_are_tried_at_once_yield_the_same_choice(tmp_path: Path) -> None:
@@ -156,8 +150,8 @@ def seats(
     monkeypatch: pytest.MonkeyPatch, stages: Sequence[Stage], cpus: int, gpus: int, nodes: int, **said: Any
 ) -> int:
     """On a cluster of such a size."""
-    monkeypatch.setattr(cluster, "_resources", lambda: (cpus, gpus))
-    monkeypatch.setattr(cluster, "_nodes", lambda: [cpus // nodes] * nodes)
+    node = Node({"CPU": cpus // nodes, "GPU": gpus // nodes})
+    monkeypatch.setattr(cluster, "_nodes", lambda: [node] * nodes)
     return Cluster(Storage(Path("/nowhere")), Display(quiet=True), **said).seats(steps(*stages))
 
 
@@ -179,7 +173,7 @@ def test_long_fills_are_better_done_by_all_devices_one_after_the_other(monkeypat
     asked = [step for step in steps(*written) if step.fillings]
 
     def found(gpus: int) -> int:
-        monkeypatch.setattr(cluster, "_resources", lambda: (8, gpus))
+        monkeypatch.setattr(cluster, "_nodes", lambda: [Node({"CPU": 8, "GPU": gpus})])
         return Cluster(Storage(Path("/nowhere")), Display(quiet=True)).seats(asked)
 
     assert found(8) == 1  # two stages on two of eight devices, and two long fills

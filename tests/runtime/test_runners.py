@@ -84,7 +84,7 @@ def lines(trained: Trained) -> list[dict[str, Any]]:
 def labeled(runner: Runner, labeling: Labeling) -> int:
     """Fills the entry; the rows that its teacher computed."""
     slots, _ = labeling.missing()
-    return sum(each.rows for _, each in runner.label([labeling], {slot: [0] for slot in slots}, beside=False))
+    return sum(each.rows for _, each in runner.label([labeling], {slot: [0] for slot in slots}, beside=None))
 
 
 def test_a_run_yields_network_metrics_and_counts_and_a_second_run_does_nothing(
@@ -118,6 +118,7 @@ def test_another_temperature_asks_the_teacher_nothing_and_trains_another_student
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_worker_group_trains_what_local_trains_and_leaves_interrupts_as_they_were(
     grouped: MakeRunner, tmp_path: Path
 ) -> None:
@@ -130,12 +131,14 @@ def test_a_worker_group_trains_what_local_trains_and_leaves_interrupts_as_they_w
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.parametrize("runner", ["local"], indirect=True)
 def test_more_replicas_are_added_to_those_that_are_there(runner: MakeRunner, tmp_path: Path) -> None:
     run(runner, tmp_path, tiny.student(replicas=1))
     second = run(runner, tmp_path, tiny.student(replicas=3))
     assert second.counts.teacher_rows == {"teacher": 2 * tiny.rows()}
 
 
+@pytest.mark.parametrize("runner", ["local"], indirect=True)
 def test_a_corrupt_shard_is_computed_again_and_no_other(runner: MakeRunner, tmp_path: Path) -> None:
     run(runner, tmp_path, tiny.student())
     shard = next((tmp_path / "cache").rglob("views/00001/00000000.arrow"))
@@ -240,7 +243,7 @@ def test_the_entry_is_right_though_every_third_call_fails(tmp_path: Path) -> Non
     view = stage.view
     labeling = Labeling("teacher", teacher, view, stage.kept["teacher"], runner.storage)
     slots, _ = labeling.missing()
-    done = [each for _, each in runner.label([labeling], {slot: [0] for slot in slots}, beside=False)]
+    done = [each for _, each in runner.label([labeling], {slot: [0] for slot in slots}, beside=None)]
     assert sum(each.rows for each in done) == 12 * tiny.rows()
     assert sum(each.retries for each in done) > 0
     (entry,) = labeling.entries()
@@ -307,6 +310,7 @@ class Exploding(SGD):
 
 @pytest.mark.ray
 @pytest.mark.cores
+@pytest.mark.slow
 @pytest.mark.usefixtures("_ray")
 def test_two_workers_train_what_one_trains_though_their_shares_differ_by_a_row(tmp_path: Path) -> None:
     stage = tiny.with_batch(tiny.student(), 25)
@@ -332,6 +336,17 @@ def test_what_a_run_counts_is_what_the_cluster_counts(tmp_path: Path, monkeypatc
             counted[key] = counted.get(key, 0) + amount
 
     monkeypatch.setattr(cluster, "_metric", Recorded)
+    gauge, shown = cluster._gauge, dict[tuple[str, str, str], list[float]]()
+
+    @dataclass
+    class Shown:
+        what: str
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            gauge(self.what).set(value, tags)  # Ray itself refuses a value or a tag that is none
+            shown.setdefault((tags["stage"], tags["phase"], self.what), []).append(value)
+
+    monkeypatch.setattr(cluster, "_gauge", Shown)
     runner = Cluster(Storage(tmp_path), Display(quiet=True))
     runner._own = True
     done = runner.run(tiny.student())[0]
@@ -343,6 +358,12 @@ def test_what_a_run_counts_is_what_the_cluster_counts(tmp_path: Path, monkeypatc
     assert phases["train"]["cache_rows"] == done.counts.cache_rows
     assert phases["train"]["bytes"] == 20 * done.counts.cache_rows
     assert phases["preflight"]["rows"] == 512
+    student, epochs = fingerprint(tiny.student()), lines(done)
+    assert shown[student, "label", "progress"][-1] == 1.0
+    assert shown[student, "train", "progress"] == [0.25, 0.5, 0.75, 1.0]
+    assert shown[student, "train", "loss"] == [epoch["loss"] for epoch in epochs]
+    assert shown[student, "train", "val_top1"] == [epoch["val_top1"] for epoch in epochs]
+    assert gauge("progress").info["name"] == "raykd_progress"
 
 
 @pytest.mark.ray

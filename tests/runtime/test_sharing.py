@@ -41,7 +41,9 @@ def test_two_equal_runs_train_each_stage_once(tmp_path: Path) -> None:
     assert min(one["cache_rows"], two["cache_rows"]) == 0  # the other one trained
 
 
-@pytest.mark.parametrize("words", [("--local",), pytest.param((), marks=pytest.mark.ray)], ids=["local", "ray"])
+@pytest.mark.parametrize(
+    "words", [("--local",), pytest.param((), marks=[pytest.mark.ray, pytest.mark.slow])], ids=["local", "ray"]
+)
 def test_a_run_takes_over_from_one_that_is_killed(tmp_path: Path, words: tuple[str, ...]) -> None:
     storage = tmp_path / "storage"
     first = started(storage, *words)

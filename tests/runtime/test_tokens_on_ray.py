@@ -50,7 +50,8 @@ def two(root: Path) -> Cluster:
 
 @pytest.mark.cores
 @pytest.mark.usefixtures("_ray")
-@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True], ids=["causal", "masked"])
+@pytest.mark.slow
+@pytest.mark.parametrize("masked", [False, True], ids=["causal", "masked"])
 def test_two_workers_train_the_curriculum_that_local_trains(masked: bool, tmp_path: Path) -> None:
     last = curriculum(masked=masked, plateau=EAGER if masked else None)
     roots = [tmp_path / name for name in ("local", "two")]
