@@ -35,6 +35,7 @@ bench: $(SETUP) ## the ratios of RESULTS.md
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/crash.py
 	$(BIN)/python benchmarks/fuzz.py
+	$(BIN)/python benchmarks/hostile.py
 	$(BIN)/python benchmarks/many_classes.py
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/overlap.py
