@@ -40,6 +40,8 @@ bench: $(SETUP) ## the ratios of RESULTS.md
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/pools.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/chaos.py
 
 clean:
 	rm -rf .venv storage
