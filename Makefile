@@ -11,6 +11,9 @@ $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# wherever Ray finds this package it starts a whole dashboard, which takes seconds: only the tests of jobs do
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target .venv/job-server aiohttp-cors
+	$(BIN)/python -m pip uninstall --quiet --yes aiohttp-cors
 	touch $@
 
 demo: $(SETUP) ## distil a digits teacher on a local Ray

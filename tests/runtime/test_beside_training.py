@@ -172,6 +172,7 @@ def test_on_a_small_machine_the_training_process_asks_the_teachers_itself(tmp_pa
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_stream_continues_where_a_resumed_training_does(tmp_path: Path, teacher: Pretrained) -> None:
     stage = taught_by(teacher, cache="off")
     whole = cluster(tmp_path / "whole", stage, overlap=True)

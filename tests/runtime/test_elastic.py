@@ -93,6 +93,7 @@ def test_what_has_no_place_is_refused_before_anything_starts(tmp_path: Path) -> 
     assert not (tmp_path / "stages").exists()
 
 
+@pytest.mark.slow
 def test_each_keeps_to_its_kind_of_nodes_and_a_lost_one_is_done_without(nodes: Nodes, tmp_path: Path) -> None:
     stage = taught(tmp_path)
     storage = Storage(tmp_path / "storage")

@@ -79,6 +79,11 @@ def answers(url: str) -> bool:
         return False
 
 
+def with_job_server() -> str:
+    """A path on which Ray finds what its job server needs (see Makefile)."""
+    return os.pathsep.join(filter(None, [str(Path(sys.prefix, "job-server")), os.environ.get("PYTHONPATH")]))
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     """A head with two cores, in a folder of a short name: a socket's may have 107 characters."""
@@ -94,6 +99,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         MARK: folder,
         "RAY_AUTH_MODE": "disabled",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # `python` of a job is this one
+        "PYTHONPATH": with_job_server(),
     }
     with log.open("w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)
@@ -145,7 +151,8 @@ def test_a_job_succeeds_with_its_result_on_the_storage_and_the_same_from_ray_job
             ".", "--runtime-env", "cluster/runtime-env.yaml", "--", "python", "jobs/digits.py", "kd", *KD, "--storage",
             str(storage),
         ],
-        cwd=ROOT, env={**os.environ, "RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True, check=False,
+        cwd=ROOT, env={**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": with_job_server()},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert again.returncode == 0, again.stdout + again.stderr
     second = result_of(again.stdout)

@@ -106,6 +106,7 @@ def test_an_error_ends_those_that_wait_for_it_and_is_raised_when_the_others_are_
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("_ray", "_interruptible")
 @two_cpus
 def test_an_interrupt_ends_all_that_is_running(tmp_path: Path) -> None:

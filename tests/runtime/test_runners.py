@@ -106,6 +106,7 @@ def test_a_run_yields_network_metrics_and_counts_and_a_second_run_does_nothing(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
+@pytest.mark.parametrize("runner", ["local"], indirect=True)
 def test_another_temperature_asks_the_teacher_nothing_and_trains_another_student(
     runner: MakeRunner, tmp_path: Path
 ) -> None:
