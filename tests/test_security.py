@@ -15,7 +15,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -278,11 +277,6 @@ def test_a_memory_that_unpacks_to_much_more_than_it_has_is_skipped(tmp_path: Pat
     assert "say that they are" in said
 
 
-def opened_within(seconds: float, code: str, *words: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=seconds)
-    return done.stdout.strip()
-
-
 def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     pipe, device = tmp_path / "pipe", tmp_path / "device"
     os.mkfifo(pipe)
@@ -390,7 +384,6 @@ def test_a_terminal_sees_no_escape_sequence_from_data(capsys: pytest.CaptureFixt
     sink = io.StringIO()
     console = type(OUT)(file=sink, width=80, force_terminal=False)
     console.print("a\x1b]0;title\x07 \x1b[2J\u202e b", markup=False)
-    assert sink.getvalue() == "a\\x1b]0;title\\x07 \\x1b[2J\\u202e b\n" or "\x1b" not in sink.getvalue()
     assert "\x1b" not in sink.getvalue()
     assert "\u202e" not in sink.getvalue()
     assert printable("Zürich, 東京") == "Zürich, 東京"
@@ -478,4 +471,3 @@ def test_a_stage_of_weights_that_claim_to_be_huge_is_not_read(tmp_path: Path) ->
     with (tmp_path / "sparse.safetensors").open("wb") as file:
         file.truncate(1 << 40)
     refused(lambda: weights.load(str(tmp_path / "sparse.safetensors"), NETWORK), "more than")
-    assert replace(Pretrained(NETWORK), label="a").label == "a"
