@@ -51,6 +51,7 @@ from raykd.search.remember import remember
 from raykd.selection import Selection
 from raykd.stage import Stage
 from raykd.storage import Storage
+from raykd.submission import DIVERGED, INTERRUPTED, MISTAKE
 from raykd.training.loop import DivergedError
 
 BASELINE = click.option(
@@ -222,19 +223,19 @@ cli.add_command(status_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The `raykd` command. Exits with 2 for a user's mistake, 1 for a run that failed."""
+    """The `raykd` command. Exits with 2 for a user's mistake, 3 for a loss that is not finite, 1 for what failed otherwise."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     style = _style(words)
     try:
         with warned(style):
             sys.exit(cli.main(words, prog_name="raykd", standalone_mode=False) or 0)
     except click.exceptions.Abort:
-        _stop("interrupted; the same command continues", 130, style)
+        _stop("interrupted; the same command continues", INTERRUPTED, style)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(0)
     except click.ClickException as error:
-        _stop(error.format_message(), 2, style)
+        _stop(error.format_message(), MISTAKE, style)
     except (
         ValueError,
         DivergedError,
@@ -243,7 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ) as error:  # OSError: a full disk, a network that is gone
         if "--traceback" in words[:1]:
             raise
-        _stop(str(error), 2 if isinstance(error, ValueError) else 1, style)
+        diverged = DIVERGED if isinstance(error, DivergedError) else 1
+        _stop(str(error), MISTAKE if isinstance(error, ValueError) else diverged, style)
 
 
 def job(file: str, arguments: Sequence[str] | None = None) -> None:

@@ -13,8 +13,10 @@ import dataclasses
 import hashlib
 import json
 import math
+import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -133,3 +135,10 @@ def _unidentifiable(spec: object, where: str) -> ValueError:
         name = getattr(spec, "__qualname__", None) or type(spec).__qualname__
         found, right = f"{name!r} ({type(spec).__name__})", "use a frozen dataclass, or define identity(self)"
     return ValueError(f"{where} is {found}: it has no identity; {right}")
+
+
+def is_installed(module: ModuleType) -> bool:
+    """Whether workers can import the module: raykd itself, and what lies in a site-packages or belongs to Python."""
+    origin = getattr(module, "__file__", None) or ""
+    places = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
+    return module.__name__.split(".")[0] == "raykd" or any(origin.startswith(place) for place in places)

@@ -53,7 +53,8 @@ class Kept:
 
     def shape(self, architecture: Architecture) -> tuple[int, ...]:
         """Shape of one stored row."""
-        shape = self.stored.shape(architecture.tap_shape)
+        # of logits without a look at the network, which would cost each actor of a pool a pass through its blueprint
+        shape = (architecture.classes,) if self.stored == LOGITS else self.stored.shape(architecture.tap_shape)
         return (self.targets, *shape) if self.targets else shape
 
     def bytes_per_row(self, architecture: Architecture) -> int:

@@ -32,7 +32,7 @@ FIELDS = {
 }  # fmt: skip
 """Of a runtime environment; `working_dir` is an option of the command."""
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
-MISTAKE, INTERRUPTED = 2, 130
+MISTAKE, DIVERGED, INTERRUPTED = 2, 3, 130
 """Exit codes of a run that another try would not help."""
 PAUSE_S, LONGEST_S = 5.0, 300.0
 """Before the first try after a failure, doubled for each further one; at most."""
@@ -125,7 +125,7 @@ class Followed:
     """The one that runs, or ran last."""
 
     def run(self, retries: int) -> int:
-        """Until it is done, or failed once more than `retries`. The exit code: 0 done, 1 failed, 2 a mistake, 130 stopped.
+        """Until it is done, or failed once more than `retries`. The exit code: that of `exit_code`.
 
         Raises `OSError` if the cluster takes no job, or does not answer for `PATIENCE_S`.
         """
@@ -236,11 +236,11 @@ async def _tail(chunks: AsyncIterator[str], shown: _Shown) -> bool:
 
 
 def exit_code(over: Job | None) -> int:
-    """What a job that is over comes to: 0 done, 1 failed or lost, 2 a user's mistake, 130 stopped."""
+    """What a job that is over comes to: 0 done, 1 failed or lost, 2 a user's mistake, 3 its loss diverged, 130 stopped."""
     if over is None:
         return 1
     if over.status == "FAILED":
-        return over.driver_exit_code if over.driver_exit_code in (MISTAKE, INTERRUPTED) else 1
+        return over.driver_exit_code if over.driver_exit_code in (MISTAKE, DIVERGED, INTERRUPTED) else 1
     return 0 if over.status == "SUCCEEDED" else INTERRUPTED
 
 

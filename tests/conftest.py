@@ -21,9 +21,9 @@ from raykd import cli
 sys.path.insert(0, str(Path(__file__).parent))  # `import laws` from any folder of tests
 os.environ.setdefault("RAYKD_PATIENCE", "0.2")  # a storage that fails in a test stays away
 os.environ.setdefault("RAY_worker_niceness", "0")  # tests share two cores with nobody who must go first
-# real processes are forked by a server that has imported, once, what they run
+# real processes are forked by a server that has imported, once, what they run, and what torch and Ray import when first used
 multiprocessing.get_context("forkserver").set_forkserver_preload(
-    ["raykd.cli", "raykd.runtime.cluster", "sklearn.datasets"]
+    ["raykd.cli", "raykd.runtime.cluster", "ray.data", "ray.train.torch", "torch._dynamo", "torch.utils.flop_counter"]
 )
 
 

@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ APART = {
 }
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     names = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in ROOT.rglob("*.py")}
     return {
@@ -106,6 +108,33 @@ def test_importing_raykd_imports_neither_ray_nor_torchvision() -> None:
     code = "import sys, raykd, raykd.cli; print([m for m in ('ray', 'torchvision', 'sklearn', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_labels_imports_no_compiler_and_no_library_that_only_a_driver_needs(tmp_path: Path) -> None:
+    """Each of a pool's actors would pay seconds for it."""
+    code = f"""
+import sys
+from pathlib import Path
+import torch
+from raykd import Dataset, Pretrained, View
+from raykd.cache import Slot
+from raykd.cache.codecs import DENSE_F16
+from raykd.data import Digits
+from raykd.kept import Kept
+from raykd.labeling.balance import Work
+from raykd.labeling.labeler import Labeler, Labeling
+from raykd.models import CNN, weights
+from raykd.signals import LOGITS
+from raykd.storage import Storage
+network = CNN(8, shape=(1, 8, 8))
+weights.save("{tmp_path}/a.safetensors", network.build().body.state_dict(), {{}})
+teacher, storage = Pretrained(network, "{tmp_path}/a.safetensors"), Storage(Path("{tmp_path}"))
+labeling = Labeling("teacher", teacher, View(Dataset(Digits())), (Kept(LOGITS, LOGITS, DENSE_F16),), storage)
+(labeled,) = Labeler([labeling], torch.device("cpu")).label(Work(Slot(0, 0), (0,)))
+print(labeled.rows > 0, [m for m in ("torch._dynamo", "sympy", "sklearn", "scipy", "ray") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "True []"
 
 
 def test_every_piece_of_a_method_names_its_source() -> None:

@@ -117,6 +117,12 @@ def test_the_cache_can_be_listed_and_verified(raykd: Any, tmp_path: Path) -> Non
     assert len(bad.json["corrupt"]) == 1
 
 
+def test_a_loss_that_is_not_finite_has_an_exit_code_of_its_own(raykd: Any) -> None:
+    done = raykd("run", f"{ROOT}/jobs/digits.py:student", "--lr", "1e30", "--epochs", "2", "--local")
+    assert done.code == 3
+    assert "is not finite" in done.err.splitlines()[-1]
+
+
 def test_a_package_module_is_a_target_too(raykd: Any) -> None:
     assert raykd("plan", "tiny_jobs:kd", "--json").json["label"] == "tiny kd"
 

@@ -124,8 +124,6 @@ def test_the_added_method_distils_and_is_cited(added: Path) -> None:
     assert found["label"] == "hellinger"
     assert found["teacher_rows"]["teacher"] > 0
     assert found["metrics"]["agreement"] > 0.5  # ten classes
-    again = added_says("raykd run", "--json", "--tau", "2", *storage, folder=added)
-    assert json.loads(again.stdout.splitlines()[-1])["teacher_rows"] == {"teacher": 0}
     (source,) = re.findall(r"Source: (.*)", METHOD)
     assert source in added_says("raykd cite", folder=added).stdout
 

@@ -114,8 +114,8 @@ def test_it_is_not_submitted_more_often_than_asked() -> None:
     assert len(jobs.jobs) == 1
 
 
-@pytest.mark.parametrize("code", [2, 130])
-def test_a_mistake_or_an_interrupt_is_not_submitted_again(code: int) -> None:
+@pytest.mark.parametrize("code", [2, 3, 130])
+def test_a_mistake_a_divergence_or_an_interrupt_is_not_submitted_again(code: int) -> None:
     jobs = FakeJobs([code, 0])
     assert followed(jobs)[0].run(3) == code
     assert len(jobs.jobs) == 1

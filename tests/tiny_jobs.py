@@ -104,9 +104,9 @@ class Slow(Operation):
         return images_BCHW
 
 
-def slow(replicas: int = 16, epochs: int = 12, tau: float = 2.0, seconds: float = 0.02) -> Stage:
-    """A distillation that takes long enough to be killed in the middle of labeling and of training."""
-    written = tiny.student(tau=tau, epochs=epochs, replicas=replicas)
+def slow(replicas: int = 16, epochs: int = 12, tau: float = 2.0, seconds: float = 0.02, batch: int = 32) -> Stage:
+    """A distillation that takes long enough to be killed in the middle of labeling and, in small batches, of training."""
+    written = tiny.with_batch(tiny.student(tau=tau, epochs=epochs, replicas=replicas), batch)
     return replace(written, view=replace(written.view, ops=(Slow(seconds),)), label="slow")
 
 

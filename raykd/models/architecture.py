@@ -14,9 +14,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import RLock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from raykd.models.network import Network
@@ -91,9 +94,9 @@ class Architecture(ABC):
         return Network(self, self.body())
 
     def blueprint(self) -> Network:
-        """The network on the meta device, shared and cached: to be read, never trained.
+        """The network on the meta device, shared and cached: to be read, never trained nor run.
 
-        Only a user's body that cannot be built or run there has real weights; torch's generator is left as it was.
+        Only a user's body that cannot be built there has real weights; torch's generator is left as it was.
         """
         with REHEARSING:
             return _blueprint(self)
@@ -134,8 +137,8 @@ class Architecture(ABC):
 
     def rehearse(self, batch: int, taps: Sequence[str] = ("logits",)) -> dict[str, Tensor]:
         """The blueprint's taps for `batch` inputs of zeros; one thread at a time."""
-        network = self.blueprint()
         with REHEARSING, torch.no_grad():
+            network = _stand_in(self)
             return network(_zeros(self, batch, network), taps)  # type: ignore[no-any-return]
 
     def _check_images(self) -> None:
@@ -147,15 +150,42 @@ class Architecture(ABC):
 def _blueprint(architecture: Architecture) -> Network:
     with suppress(Exception):  # a user's body may need numbers; a true fault shows again with them
         return _built(architecture, torch.device("meta"))
+    return _with_numbers(architecture)
+
+
+@lru_cache(maxsize=128)
+def _stand_in(architecture: Architecture) -> Network:
+    """What is rehearsed with: the blueprint, unless a user's body needs numbers to run. The first pass on the meta device makes
+    torch import its compiler, for two seconds, so whoever asks for names and shapes of weights alone makes none.
+    """
+    with suppress(Exception):
+        return _passed(_blueprint(architecture))
+    return _passed(_with_numbers(architecture))
+
+
+def _with_numbers(architecture: Architecture) -> Network:
     with torch.random.fork_rng(devices=[]):
         return _built(architecture, torch.device("cpu"))
 
 
+class _Unfilled(TorchFunctionMode):
+    """On the meta device nothing is drawn: there are no numbers, and torch would import its compiler to do so."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """As ever, but for that."""
+        return args[0] if func is Tensor.normal_ and args[0].is_meta else func(*args, **(kwargs or {}))
+
+
 def _built(architecture: Architecture, device: torch.device) -> Network:
-    with device:
+    with device, _Unfilled():
         network = architecture.build().eval()
+    return _passed(network) if any(map(is_lazy, network.parameters())) else network
+
+
+def _passed(network: Network) -> Network:
+    """The same after a pass, which settles the shapes of lazy layers."""
     with torch.no_grad():
-        network(_zeros(architecture, 2, network))
+        network(_zeros(network.architecture, 2, network))
     return network
 
 
@@ -174,14 +204,14 @@ def _tap_shape(architecture: Architecture, tap: str) -> tuple[int, ...]:
 @lru_cache(maxsize=4096)
 def _runs(architecture: Architecture, tap: str) -> int:
     seen: list[None] = []
-    with REHEARSING, architecture.blueprint().watch(tap, lambda _: seen.append(None)):
+    with REHEARSING, _stand_in(architecture).watch(tap, lambda _: seen.append(None)):
         architecture.rehearse(2)
     return len(seen)
 
 
 @lru_cache(maxsize=1024)
 def _unread(architecture: Architecture, tap: str) -> tuple[str, ...]:
-    network = architecture.blueprint()
+    network = _stand_in(architecture)
     named = {name: weight for name, weight in network.body.named_parameters() if weight.requires_grad}
     with REHEARSING, torch.enable_grad():
         value = network(_zeros(architecture, 2, network), (tap,))[tap]
@@ -199,7 +229,7 @@ def _classifier(architecture: Architecture) -> str | None:
         return module.register_forward_hook(lambda _, __, output: outputs.update({path: output}))
 
     with REHEARSING, ExitStack() as hooks:
-        body = architecture.blueprint().body
+        body = _stand_in(architecture).body
         for path, module in body.named_modules():
             if isinstance(module, nn.Linear):
                 hooks.enter_context(watch(path, module))

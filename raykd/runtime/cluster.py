@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,22 +17,22 @@ from functools import cache, partial
 from importlib.util import find_spec
 from operator import add
 from threading import Lock
-from types import ModuleType
 from typing import Any, TypeVar
 
 import ray
 import torch
 from ray import cloudpickle
+from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 
 from raykd.answers import Answers, Cached, Tally
 from raykd.cache import IncompleteEntry
 from raykd.device import device
-from raykd.identity import pieces
+from raykd.identity import is_installed, pieces
 from raykd.labeling.calibration import calibrate, known
 from raykd.labeling.labeler import Labeled, Labeling
 from raykd.labeling.live import Live
-from raykd.labeling.placement import Actors, on_paper, pools
+from raykd.labeling.placement import Actors, Pool, on_paper, pools
 from raykd.labeling.pool import Streamed, fill, taking
 from raykd.places.retry import PATIENCE
 from raykd.plan import Step, waits
@@ -53,7 +52,7 @@ from raykd.training.epochs import Epoch
 from raykd.training.job import TrainingJob
 from raykd.training.loop import DivergedError
 from raykd.training.metrics import Tail
-from raykd.training.worker import RESTARTS, plain_errors, seated, train_on, train_together
+from raykd.training.worker import RESTARTS, loss, plain_errors, seated, summary, train_on, train_together
 from raykd.training.worker import Workers as WorkerGroup
 
 T = TypeVar("T")
@@ -62,6 +61,7 @@ DRIVER = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default of 2 s is paid at the start and the end of every training
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process for each training; a lost node is noticed without it
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
@@ -134,23 +134,37 @@ class Cluster(Runner):
         self, labelings: Sequence[Labeling], missing: Missing, *, beside: Stage | None
     ) -> Iterator[tuple[Labeling, Labeled]]:
         """Pools of actors, one for each GPU, or for each CPU core where there are none; what a student needs is left."""
+        losses = 0
+        with plain_errors():
+            while True:
+                try:
+                    for labeling, labeled in fill(self._pools(labelings, missing, beside), self.storage.root / "ray"):
+                        losses = 0 if labeled.rows else losses
+                        yield labeling, labeled
+                    return
+                except RayError as error:  # actors that are lost Ray starts again, and its own helpers it does not
+                    losses += 1
+                    if (found := loss(error)) is None or losses > RESTARTS:
+                        raise
+                    self.display.line(f"  {summary(found)} Labeling goes on with what is missing.")
+                    self.count("label", "retries", 1)
+
+    def _pools(self, labelings: Sequence[Labeling], missing: Missing, beside: Stage | None) -> Sequence[Pool]:
+        """On the nodes that are there now. Slots that are not missing any more cost a look."""
         for labeling in labelings:
             there = self._grown("teachers", self.actors.least, partial(Resources.of_teacher, name=labeling.name))
         shares = [there.of_teacher(labeling.name) for labeling in labelings]
         seconds = self._seconds(labelings, "gpu" if shares[0].gpus else "cpu")
-        found = pools(
+        return pools(
             labelings, missing, seconds, actors=self.actors, shares=shares, environment=_environment(self._of_actor()),
             room=there.beside(beside.budget.batch_size) if beside else Room(there.nodes),
         )  # fmt: skip
-        with plain_errors():
-            yield from fill(found, self.storage.root / "ray")
 
     def _seconds(self, labelings: Sequence[Labeling], kind: str) -> list[float]:
         """What a row costs each teacher; where one works alone it does not matter."""
         if len(labelings) == 1:
             return [1.0]
-        unknown = [labeling for labeling in labelings if known(labeling, kind) is None]
-        if unknown:
+        if unknown := [labeling for labeling in labelings if known(labeling, kind) is None]:
             with self.counts.phase("calibrate"):
                 self.call(calibrate, unknown, kind)
         return [known(labeling, kind) or 1.0 for labeling in labelings]
@@ -210,10 +224,9 @@ class Cluster(Runner):
             if self.storage.result(stage) is not None:
                 return
             self.announce(stage)
-            about = named(stage)
+            about, end = named(stage), stage.budget.end
 
             def show(epoch: Epoch) -> None:
-                end = stage.budget.end
                 self.tell("epoch", f"  {stage}{epoch_line(epoch, end)}", **about, **epoch_fields(epoch, end))
 
             with lock:
@@ -298,15 +311,7 @@ class Cluster(Runner):
         environment = {"env_vars": _environment(self._of_actor())}
         task = ray.remote(_call).options(**taking(teacher), runtime_env=environment)
         with plain_errors():
-            found: T = ray.get(task.remote(function, *arguments))
-        return found
-
-
-def is_installed(module: ModuleType) -> bool:
-    """Whether workers can import the module: raykd itself, and what lies in a site-packages or belongs to Python."""
-    origin = getattr(module, "__file__", None) or ""
-    places = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
-    return module.__name__.split(".")[0] == "raykd" or any(origin.startswith(place) for place in places)
+            return ray.get(task.remote(function, *arguments))  # type: ignore[no-any-return]
 
 
 def cluster_has_gpus(share: Share) -> bool:

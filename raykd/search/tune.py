@@ -29,8 +29,8 @@ from ray.tune import schedulers
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 
-from raykd.identity import digest
-from raykd.runtime.cluster import Cluster, is_installed
+from raykd.identity import digest, is_installed
+from raykd.runtime.cluster import Cluster
 from raykd.search.axes import Axis, Choice, Configuration, Range
 from raykd.search.memory import Memory
 from raykd.search.meta import features

@@ -21,7 +21,16 @@ from uuid import uuid4
 import ray.train
 import torch
 from ray import cloudpickle
-from ray.exceptions import RayError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    WorkerCrashedError,
+)
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util import placement_group, placement_group_table, remove_placement_group
@@ -37,6 +46,12 @@ from raykd.training.process import Process
 
 RESTARTS = 3
 """Times that a training whose workers were lost is started again without having ended an epoch in between."""
+LOSSES = (
+    LocalRayletDiedError, NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RaySystemError, WorkerCrashedError,
+)  # fmt: skip
+"""What Ray raises where a process, a node or what lay there is gone."""
+FAULTS = ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError
+"""Of code, which a training that begins again would meet again. A RuntimeError may be what a lost worker leaves to others."""
 PATIENCE_S = 5.0
 """Seconds that a group waits for more workers than it needs at least."""
 POLL_S = 0.1
@@ -61,17 +76,18 @@ def train_together(
     """Train the stage on as many workers as have a place, at least and at most so many; what they read.
 
     Where fewer than the least have one it is waited for, and `waits` told how many do; when workers were lost `lost` is told
-    how many epochs stand. `group` says how so many workers are started. Raises what `train_on` does, once a training that was
-    begun again `RESTARTS` times came no further.
+    how many epochs stand. `group` says how so many workers are started. Raises what `train_on` does: at once for an error of
+    anybody's code, of others once a training that was begun again `RESTARTS` times came no further.
     """
     losses, stood = 0, -1
     while True:
         try:
             return train_on(job, group(seated(share, least, most, waits)))
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayError) as error:  # RayError: Train's own controller is gone
             epochs = len(read(job.folder / "metrics.jsonl"))
             losses = 1 if epochs > stood else losses + 1
-            if mistake(error) is not None or losses > RESTARTS:
+            faulty = mistake(error) is not None or any(isinstance(each, FAULTS) for each in _layers(error))
+            if faulty or losses > RESTARTS:
                 raise
             stood = epochs
             lost(epochs)
@@ -144,24 +160,44 @@ def train_on(job: TrainingJob, workers: Workers) -> Tally:
 def plain_errors() -> Iterator[None]:
     """A mistake found by a worker is the same one-line error here: what Ray wraps around it helps nobody.
 
-    Errors of other kinds pass as they are, with the worker's traceback.
+    What Ray lost is a `ConnectionError` of one line. Errors of other kinds pass as they are, with the worker's traceback.
     """
     try:
         yield
     except Exception as error:
-        found = mistake(error)
-        if found is None:
-            raise
-        raise found from None
+        if (found := mistake(error)) is not None:
+            raise found from None
+        if (found := loss(error)) is not None:
+            raise ConnectionError(f"{summary(found)} The same command goes on with what is left to do.") from error
+        raise
 
 
-def mistake(error: BaseException) -> ValueError | IncompleteEntry | OSError | None:
+def mistake(error: BaseException) -> Exception | None:
     """The mistake that a worker raised, or a storage that failed it, inside what Ray made of it."""
-    if isinstance(error, ValueError | IncompleteEntry | OSError) and not isinstance(error, RayError):
-        return error
-    inner = [getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()]
-    found = (mistake(each) for each in inner if isinstance(each, BaseException))
-    return next((each for each in found if each is not None), None)
+    kinds = ValueError, IncompleteEntry, OSError
+    return next((e for e in _layers(error) if isinstance(e, kinds) and not isinstance(e, RayError)), None)
+
+
+def loss(error: BaseException) -> Exception | None:
+    """What Ray says of a process, a node or an object that it lost, where no code of anybody's failed."""
+    found = next((each for each in _layers(error) if isinstance(each, LOSSES)), None)
+    return None if mistake(error) is not None or getattr(found, "actor_init_failed", False) else found
+
+
+def summary(found: Exception) -> str:
+    """One line of what Ray says in many: which kind of loss, and the sentence that it begins with."""
+    said = " ".join(str(found).split("\n\t")[0].split())
+    return f"Ray lost a part of the run ({type(found).__name__}): {said[:200].rstrip('.')}."
+
+
+def _layers(error: BaseException) -> Iterator[Exception]:
+    """The error, and those inside it."""
+    if isinstance(error, Exception):
+        yield error
+    wrapped = (getattr(error, name, None) for name in ("cause", "controller_failure", "health_check_failure"))
+    for inner in (*wrapped, error.__cause__, *getattr(error, "worker_failures", {}).values()):
+        if isinstance(inner, BaseException):
+            yield from _layers(inner)
 
 
 @contextmanager

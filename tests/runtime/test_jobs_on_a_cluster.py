@@ -25,7 +25,9 @@ import tiny
 from ray.runtime_env import RuntimeEnv
 from runs import shards
 
-from raykd import submission
+from raykd import recipes, submission
+from raykd.runtime import Display, Local
+from raykd.storage import Storage
 from raykd.submission import FIELDS
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +139,10 @@ def test_a_job_succeeds_with_its_result_on_the_storage_and_the_same_from_ray_job
     cluster: Started, submit: Any, tmp_path: Path
 ) -> None:
     storage = tmp_path / "storage"
+    written = recipes.load(f"{ROOT}/jobs/digits.py:kd").stage()
+    Local(Storage(storage), Display(quiet=True)).run(
+        written.teachers["teacher"]
+    )  # how it came to be is not what is asked
     done = submit("jobs/digits.py:kd", *KD, "--storage", str(storage), "--working-dir", str(ROOT), "--retries", "0")
     assert done.code == 0, done.out + done.err
     first = result_of(done.out)

@@ -217,8 +217,8 @@ def test_a_driver_that_is_killed_leaves_nothing_at_work_and_the_same_command_goe
     cores = ray.cluster_resources()["CPU"]
 
     def submitted() -> Run:
-        words = ("--replicas", str(replicas), "--epochs", str(replicas), "--seconds", "0.03", "--no-overlap")
-        return start("slow", storage, *words)
+        words = ("--replicas", str(replicas), "--epochs", str(replicas), "--seconds", "0.03", "--batch", "128")
+        return start("slow", storage, *words, "--no-overlap")
 
     until(lambda: ray.available_resources().get("CPU") == cores)
     first = submitted()

@@ -77,11 +77,8 @@ def test_two_workers_train_the_curriculum_that_local_trains(masked: bool, tmp_pa
 @pytest.mark.usefixtures("_ray")
 def test_a_stage_begun_by_one_runner_is_ended_by_two_workers(tmp_path: Path) -> None:
     last = curriculum(masked=True, plateau=None)
-    first = lineage(last)[0]
-    runner = local(tmp_path / "whole")
-    (whole,) = runner.run(last)
-    begun = local(tmp_path / "begun")
-    begun.run(replace(first, budget=replace(first.budget, until=2)))
+    (whole,) = local(tmp_path / "whole").run(last)
+    local(tmp_path / "begun").run(replace(last, budget=replace(last.budget, until=4)))
     (done,) = two(tmp_path / "begun").run(last)
     assert done.metrics == pytest.approx(whole.metrics, abs=2e-3)
     (again,) = Refusing(Storage(tmp_path / "begun"), Display(quiet=True)).run(last)
