@@ -24,6 +24,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     objects: dict[str, tuple[bytes, datetime]] = {}
     lock = threading.Lock()
+    down = False
 
     def do_PUT(self) -> None:
         data, key = self._body(), self._key()
@@ -113,6 +114,9 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(code, f"<Error><Code>{name}</Code><Message>{name}</Message>{more}</Error>".encode())
 
     def _answer(self, code: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+        if self.down:  # a connection that was kept open
+            self.close_connection = True
+            return
         self.send_response(code)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
@@ -127,21 +131,28 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of an empty bucket of a server of its own, with fsspec told where that is. Skips where s3fs is not installed."""
-    pytest.importorskip("s3fs")
-    with serve() as address:
-        monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": address, "key": "key", "secret": "secret"})
-        yield f"s3://{secrets.token_hex(8)}"
+    """The URL of an empty bucket of a server of its own, with fsspec told where that is."""
+    with serve({}) as port:
+        yield reach(port, monkeypatch)
+
+
+def reach(port: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Tell fsspec where the server is; the URL of a bucket there."""
+    found = {"endpoint_url": f"http://127.0.0.1:{port}", "key": "key", "secret": "secret"}
+    once = {"retries": {"max_attempts": 1}}  # else botocore waits for seconds before it says that nobody answers
+    monkeypatch.setitem(fsspec.config.conf, "s3", {**found, "config_kwargs": once})
+    return f"s3://{secrets.token_hex(8)}"
 
 
 @contextmanager
-def serve() -> Iterator[str]:
-    """A server of an empty store; its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Store", (Handler,), {"objects": {}}))
+def serve(objects: dict[str, tuple[bytes, datetime]], port: int = 0) -> Iterator[int]:
+    """A server of a store that holds these, and gets more; its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", port), type("Store", (Handler,), {"objects": objects}))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield server.server_address[1]
     finally:
+        server.RequestHandlerClass.down = True  # type: ignore[attr-defined]
         server.shutdown()
         server.server_close()

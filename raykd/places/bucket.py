@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
@@ -36,7 +36,33 @@ from raykd.places.staging import staged
 TIMES = ("LastModified", "updated", "last_modified", "mtime", "modified", "created")
 """What file systems call the time of the last write, in the order in which they are believed."""
 
+UNANSWERED = {"ConnectionError", "HTTPClientError", "ClientConnectionError", "ClientPayloadError", "TransportError"}
+"""What the libraries of stores (botocore, aiohttp, google-auth) call it that nobody answers."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 _tried: set[str] = set()
+
+
+def answered(operation: Callable[P, T]) -> Callable[P, T]:
+    """`persistent`, for stores whose libraries have errors of their own: they become an `OSError`, which says their words.
+
+    A store that does not answer is waited for as a file server is.
+    """
+
+    @persistent
+    @functools.wraps(operation)
+    def plain(*arguments: P.args, **settings: P.kwargs) -> T:
+        try:
+            return operation(*arguments, **settings)
+        except Exception as error:
+            library = type(error).__module__.partition(".")[0]
+            if isinstance(error, OSError | ValueError) or library in ("builtins", "raykd"):
+                raise
+            kind = ConnectionError if UNANSWERED & {each.__name__ for each in type(error).__mro__} else OSError
+            raise kind(f"{arguments[0]}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+    return plain
 
 
 @dataclass(frozen=True)
@@ -67,14 +93,14 @@ class Bucket(Place):
             kind = Unavailable if isinstance(error, Unavailable) else OSError
             raise kind(error.errno, f"cannot commit {len(data)} bytes: {error}", f"{self}/{name}") from error
 
-    @persistent
+    @answered
     def read(self, name: str, *, limit: int) -> bytes:
         """The bytes under `name`."""
         self._require_size(name, limit)
         system, path = self._address(name)
         return bytes(system.cat_file(path))
 
-    @persistent
+    @answered
     def status(self, name: str) -> Status | None:
         """Size and time; a prefix of other keys is nothing."""
         system, path = self._address(name)
@@ -84,7 +110,7 @@ class Bucket(Place):
             return None
         return _status(info) if info["type"] == "file" else None
 
-    @persistent
+    @answered
     def names(self, under: str = "") -> set[str]:
         """What lies directly under `under`; a request for a thousand."""
         system, path = self._address(under)
@@ -93,7 +119,7 @@ class Bucket(Place):
         except FileNotFoundError:
             return set()
 
-    @persistent
+    @answered
     def files(self, under: str = "") -> dict[str, Status]:
         """Every object under `under`; a request for a thousand."""
         system, path = self._address(under)
@@ -102,9 +128,10 @@ class Bucket(Place):
             found = system.find(path, detail=True)
         except FileNotFoundError:
             return {}
-        return {name[start:]: _status(info) for name, info in found.items() if len(name) > start}
+        # s3fs may name the prefix itself, as a folder
+        return {name[start:]: _status(info) for name, info in found.items() if info["type"] == "file"}
 
-    @persistent
+    @answered
     def rename(self, name: str, new: str) -> bool:
         """Copy the object and delete it under its old name; False if it was gone."""
         system, path = self._address(name)
@@ -115,7 +142,7 @@ class Bucket(Place):
             return False
         return True
 
-    @persistent
+    @answered
     def remove(self, name: str) -> None:
         """Delete the object."""
         system, path = self._address(name)
@@ -124,7 +151,7 @@ class Bucket(Place):
         except FileNotFoundError:
             return
 
-    @persistent
+    @answered
     def touch(self, name: str) -> bool:
         """Write the object's own bytes once more; False if it is gone."""
         system, path = self._address(name)
@@ -149,7 +176,7 @@ class Bucket(Place):
         """What lies under the prefix."""
         return Bucket(f"{self.url}/{name}", self.top or self.url)
 
-    @persistent
+    @answered
     def local(self, name: str, check: Callable[[Path], None], *, limit: int) -> Path:
         """The copy of this node, fetched now or before."""
         self._require_size(name, limit)
@@ -159,7 +186,7 @@ class Bucket(Place):
     def sweep(self, under: str) -> None:
         """Nothing: a PUT is whole or not at all, and what broken uploads cost is for the store's lifecycle rules."""
 
-    @persistent
+    @answered
     def _put(self, name: str, data: bytes | bytearray) -> bool:
         system, path = self._address(name)
         try:

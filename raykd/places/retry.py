@@ -101,7 +101,7 @@ def retried(work: Callable[[], T], *, tries: int = TRIES) -> tuple[T, int]:
             error, now = _seen(failure), time.monotonic()
             failed, first = failed + 1, first or now
             pause = min(PAUSE_S * 2 ** (failed - 1), LONGEST_S)
-            if error.errno in TRANSIENT and not isinstance(error, Unavailable):
+            if _passes(error) and not isinstance(error, Unavailable):
                 left = first + patience() - now
                 if left <= 0:
                     raise _given_up(error, failed, now - first) from None
@@ -116,6 +116,11 @@ def retried(work: Callable[[], T], *, tries: int = TRIES) -> tuple[T, int]:
             if told:
                 log.warning("it is back after %.0f s", time.monotonic() - first)
             return found, failed
+
+
+def _passes(error: OSError) -> bool:
+    """Whether it fails for the moment; what libraries raise has no number."""
+    return error.errno in TRANSIENT or (error.errno is None and isinstance(error, ConnectionError | TimeoutError))
 
 
 def _seen(failure: OSError) -> OSError:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import drawer
 import pytest
+from s3_server import reach, serve
 
 from raykd.places import place
+from raykd.places.retry import Unavailable
 from raykd.places.staging import staged
 
 
@@ -77,6 +79,60 @@ def test_a_store_that_refuses_is_an_error_that_names_the_object(tmp_path, monkey
         somewhere.create("b", b"1")
     assert caught.value.filename == f"drawer://{tmp_path}/b"
     assert not somewhere.create("a", b"2")  # a conflict that is told as something else
+
+
+def test_a_store_that_does_not_answer_is_waited_for_and_then_is_one_line(monkeypatch):
+    """As s3fs meets it: what botocore raises there is no OSError."""
+    objects, answers = {}, []
+    with serve(objects) as port:
+        somewhere = place(reach(port, monkeypatch))
+        somewhere.create("a", b"1")
+    monkeypatch.setenv("RAYKD_PATIENCE", "0.3")
+    with pytest.raises(
+        Unavailable, match=rf"^{somewhere}: EndpointConnectionError: .*, still after \d s and \d+ tries$"
+    ):
+        somewhere.read("a", limit=1)
+    with pytest.raises(Unavailable, match="cannot commit 1 bytes"):
+        somewhere.create("b", b"1")
+
+    monkeypatch.setenv("RAYKD_PATIENCE", "60")
+    reader = threading.Thread(target=lambda: answers.append(somewhere.read("a", limit=1)))
+    reader.start()
+    time.sleep(0.5)
+    assert answers == []
+    with serve(objects, port):
+        reader.join(30)
+    assert answers == [b"1"]
+
+
+def library_error(name, *bases):
+    return type(name, bases or (Exception,), {"__module__": "botocore.exceptions"})
+
+
+def test_what_a_library_of_a_store_raises_is_an_os_error_at_once_unless_nobody_answered(tmp_path, monkeypatch):
+    somewhere, tries = place(f"drawer://{tmp_path}"), []
+    somewhere.create("a", b"1")
+    monkeypatch.setenv("RAYKD_PATIENCE", "0.2")
+
+    def failing(error):
+        def fail(self, path):
+            tries.append(path)
+            raise error("in words\nof its own")
+
+        tries.clear()
+        monkeypatch.setattr(drawer.Drawer, "cat_file", fail)
+
+    failing(library_error("NoCredentialsError"))
+    with pytest.raises(OSError, match=rf"^{somewhere}: NoCredentialsError: in words of its own$"):
+        somewhere.read("a", limit=1)
+    assert len(tries) == 1
+    failing(library_error("ReadTimeoutError", library_error("HTTPClientError")))
+    with pytest.raises(Unavailable, match="ReadTimeoutError"):
+        somewhere.read("a", limit=1)
+    assert len(tries) > 1
+    failing(KeyError)  # of code
+    with pytest.raises(KeyError):
+        somewhere.read("a", limit=1)
 
 
 def race(url, number, barrier, results):

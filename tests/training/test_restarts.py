@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import tiny
-from ray.train import TrainingFailedError
+from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
+from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
 from raykd.answers import Tally
 from raykd.shares import Share
@@ -65,3 +66,45 @@ def test_a_mistake_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path:
     error.__cause__ = ValueError("row 7")
     with pytest.raises(LostError):
         together(monkeypatch, tmp_path, [0, 0], [error])
+
+
+def test_a_fault_of_code_is_not_tried_again_and_what_a_lost_peer_leaves_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for fault in (
+        TypeError("no such operand"),
+        RayTaskError("loop", "traceback", KeyError("tap")).as_instanceof_cause(),
+    ):
+        with pytest.raises(WorkerGroupError):
+            together(monkeypatch, tmp_path, [0, 0], [WorkerGroupError("", {0: fault})])
+    left = WorkerGroupError("", {0: RuntimeError("connection closed by peer")})
+    assert together(monkeypatch, tmp_path, [1], [left]) == [4, "epoch 1", 3]
+
+
+def test_a_training_goes_on_though_the_controller_of_ray_train_is_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert together(monkeypatch, tmp_path, [1, 2], [ActorDiedError(), ControllerError(ActorDiedError())]) == [
+        4, "epoch 1", 3, "epoch 2", 2,
+    ]  # fmt: skip
+
+
+def test_what_ray_lost_is_one_line_and_what_code_raised_is_not_taken_for_it() -> None:
+    def shown(error: Exception) -> Exception:
+        with pytest.raises(Exception) as caught, worker.plain_errors():  # noqa: PT011  its type is what is asked
+            raise error
+        return caught.value
+
+    wrapped = TrainingFailedError("many\nlines")
+    wrapped.__cause__ = NodeDiedError("The node died.\n\tIt may be memory.")
+    for lost in (NodeDiedError("The node died.\n\tIt may be memory."), wrapped):
+        found = shown(lost)
+        assert isinstance(found, ConnectionError)
+        assert str(found) == (
+            "Ray lost a part of the run (NodeDiedError): The node died. The same command goes on with what is left to do."
+        )
+    in_init = ActorDiedError(RayTaskError("__init__", "traceback", TypeError("no such argument")))
+    for other in (TypeError("x"), WorkerGroupError("", {0: TypeError("x")}), in_init):
+        assert shown(other) is other
+    mistake = WorkerGroupError("", {0: ActorDiedError(), 1: ValueError("row 7")})
+    assert str(shown(mistake)) == "row 7"
