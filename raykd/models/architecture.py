@@ -211,9 +211,9 @@ def _runs(architecture: Architecture, tap: str) -> int:
 
 @lru_cache(maxsize=1024)
 def _unread(architecture: Architecture, tap: str) -> tuple[str, ...]:
-    network = _stand_in(architecture)
-    named = {name: weight for name, weight in network.body.named_parameters() if weight.requires_grad}
     with REHEARSING, torch.enable_grad():
+        network = _stand_in(architecture)
+        named = {name: weight for name, weight in network.body.named_parameters() if weight.requires_grad}
         value = network(_zeros(architecture, 2, network), (tap,))[tap]
         if not value.requires_grad:
             return tuple(named)

@@ -162,14 +162,13 @@ def test_run_takes_a_selection_from_python(tmp_path: Path) -> None:
     assert fingerprint(done.stage) in {fingerprint(each) for each in auto_chain(SMALL, 1).candidates}
 
 
-@pytest.mark.ray
 def test_the_command_line_selects_and_shows_the_candidates(raykd: Any, tmp_path: Path) -> None:
     target = f"{Path(__file__).parents[1] / 'tiny_jobs.py'}:chained"
     planned = raykd("plan", target, "--json").json
     assert [each["label"] for each in planned["candidates"]] == ["chained", "chained, 1 link", "chained, 2 links"]
     assert len(planned["steps"]) == 8  # the student alone, the teacher, and 1 + 2 + 3 more
     assert raykd("eval", target).code == 2  # nothing was selected yet
-    done = raykd("run", target, "--json", "--parallel", "2")
+    done = raykd("run", target, "--json", "--local")
     assert done.code == 0, done.err
     found = done.json
     assert [each["links"] for each in found["candidates"]][:2] == [0, 1]
