@@ -174,7 +174,14 @@ def undisturbed(run: Run) -> tuple[dict[str, Any], float]:
     started = time.perf_counter()
     run.start()
     wait_until(run.over)
-    return json.loads(run.said("out").read_text().splitlines()[-1]), time.perf_counter() - started
+    return result_of(run), time.perf_counter() - started
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """What it prints with --json; Ray may say something on the same stream, of what was killed last."""
+    lines = run.said("out").read_text().splitlines()
+    found: dict[str, Any] = json.loads(next(line for line in reversed(lines) if line.startswith('{"stage"')))
+    return found
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
@@ -204,7 +211,7 @@ class Killer:
             while not self.run_.over() and not getattr(self, f"_{kind}")():
                 time.sleep(0.05)  # nothing to be killed: the driver is on its way
         wait_until(self.run_.over)
-        found: dict[str, Any] = json.loads(self.run_.said("out").read_text().splitlines()[-1])
+        found: dict[str, Any] = result_of(self.run_)
         return found
 
     def _worker(self) -> bool:
